@@ -1,0 +1,123 @@
+"""NAFNet as an expert: a U-Net without non-linear activations (Chen et al., ECCV 2022, arXiv 2204.04676).
+
+Written from the paper and from golden inputs and outputs; weights published for NAFNet (MIT licence) load unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of every pixel of a (n, c, h, w) tensor; eps inside the root."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels_last = x.permute(0, 2, 3, 1)  # (n, h, w, c): a view, free in channels-last memory
+        return F.layer_norm(channels_last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+def gate(x: Tensor) -> Tensor:
+    """Multiply the two channel halves, the only non-linearity besides the norms: (n, 2c, h, w) -> (n, c, h, w)."""
+    first, second = x.chunk(2, dim=1)
+    return first * second
+
+
+class NAFBlock(nn.Module):
+    """Gated depth-wise convolution with channel attention, then a gated feed-forward; both behind learned scales."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.norm1 = ChannelNorm(channels)
+        self.conv1 = nn.Conv2d(channels, wide, 1)
+        self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.norm2 = ChannelNorm(channels)
+        self.conv4 = nn.Conv2d(channels, wide, 1)
+        self.conv5 = nn.Conv2d(channels, channels, 1)
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = gate(self.conv2(self.conv1(self.norm1(x))))
+        x = x + self.beta * self.conv3(y * self.sca(y))
+        return x + self.gamma * self.conv5(gate(self.conv4(self.norm2(x))))
+
+
+@ARCH_REGISTRY.register()
+class NAFNetExpert(nn.Module):
+    """NAFNet of any width and depth, for pictures of any size.
+
+    Args:
+        img_channel: Colour channels in and out.
+        width: Channels at full resolution; they double at each of the ``len(enc_blk_nums)`` halvings.
+        middle_blk_num: Blocks at the coarsest resolution.
+        enc_blk_nums: Blocks of each encoder stage, finest first.
+        dec_blk_nums: Blocks of each decoder stage, coarsest first; as many stages as the encoder.
+
+    Raises:
+        ValueError: The encoder and the decoder differ in their number of stages.
+
+    Shape:
+        lq (n, img_channel, h, w), RGB, [0, 1], any h, w >= 1 -> restored picture of the same shape, not clamped.
+    """
+
+    def __init__(
+        self,
+        img_channel: int = 3,
+        width: int = 32,
+        middle_blk_num: int = 1,
+        enc_blk_nums: Sequence[int] = (1, 1, 1, 28),
+        dec_blk_nums: Sequence[int] = (1, 1, 1, 1),
+    ) -> None:
+        super().__init__()
+        if len(enc_blk_nums) != len(dec_blk_nums):
+            raise ValueError(
+                f'enc_blk_nums has {len(enc_blk_nums)} stages and dec_blk_nums {len(dec_blk_nums)}; '
+                'give both the same number.'
+            )
+        stages = len(enc_blk_nums)
+        widths = [width * 2**i for i in range(stages + 1)]
+        self.multiple = 2**stages
+        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
+        self.encoders = nn.ModuleList(self._stage(c, n) for c, n in zip(widths, enc_blk_nums, strict=False))
+        self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:-1])
+        self.middle_blks = self._stage(widths[-1], middle_blk_num)
+        # 1x1 to twice the channels, then pixel shuffle: half the channels at twice the size
+        self.ups = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in reversed(widths[1:])
+        )
+        self.decoders = nn.ModuleList(
+            self._stage(c, n) for c, n in zip(reversed(widths[:-1]), dec_blk_nums, strict=True)
+        )
+
+    @staticmethod
+    def _stage(channels: int, blocks: int) -> nn.Sequential:
+        return nn.Sequential(*(NAFBlock(channels) for _ in range(blocks)))
+
+    def forward(self, lq: Tensor) -> Tensor:
+        h, w = lq.shape[-2:]
+        padded = F.pad(lq, (0, -w % self.multiple, 0, -h % self.multiple))
+        x = self.intro(padded)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x)
+        for up, decoder in zip(self.ups, self.decoders, strict=True):
+            x = decoder(up(x) + skips.pop())
+        return (self.ending(x) + padded)[..., :h, :w]

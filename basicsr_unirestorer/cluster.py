@@ -1,0 +1,185 @@
+"""Stage 2, the door of ``unirestorer cluster`` and ``unirestorer tree``: embed the samples and build the tree."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from basicsr_unirestorer.clustering.tree import DegradationTree
+from basicsr_unirestorer.errors import OptionError, check_keys
+
+TOP_KEYS = ('name', 'datasets', 'encoder', 'clustering', 'num_gpu', 'manual_seed', 'scale')
+CLUSTERING_KEYS = ('level_sizes', 'num_crops', 'batch_size', 'num_worker', 'seed')
+
+
+def embed_samples(dataset, encoder, num_crops: int, batch_size: int, num_worker: int, device: str) -> np.ndarray:  # noqa: ANN001
+    """Embed every sample of a training dataset: the mean over several crops, each with a realisation of its own.
+
+    Args:
+        dataset: A ``MixedDegradationLMDBDataset`` in its training phase, without expert batches.
+        encoder: A degradation encoder, frozen.
+        num_crops: Crops a sample.
+        batch_size: Crops a batch.
+        num_worker: Processes that degrade.
+        device: Where the encoder runs.
+
+    Returns:
+        Unit vectors, shape (len(dataset), embed_dim), float32.
+    """
+    import torch
+    from torch.utils.data import DataLoader, Subset
+    from tqdm import tqdm
+
+    n = len(dataset)
+    indices = [crop * n + sample for sample in range(n) for crop in range(num_crops)]  # an index holds its epoch
+    per_batch = max(1, batch_size // num_crops) * num_crops
+    loader = DataLoader(Subset(dataset, indices), per_batch, num_workers=num_worker)
+    embeddings = []
+    with torch.no_grad():
+        for data in tqdm(loader, desc='embedding', unit='batch'):
+            crops = encoder(data['lq'].to(device)).unflatten(0, (-1, num_crops))  # (samples, crops, embed_dim)
+            embeddings.append(torch.nn.functional.normalize(crops.mean(dim=1), dim=1).cpu())
+    return torch.cat(embeddings).numpy()
+
+
+def run(opt: dict, root: Path) -> Path:
+    """Run the clustering stage.
+
+    Args:
+        opt: The option file's content.
+        root: Folder under which ``experiments/<name>`` is written; an earlier one is set aside, as BasicSR does.
+
+    Returns:
+        The folder with tree, assignment, meta files, embeddings, quality table and picture.
+
+    Raises:
+        OptionError, DataError: From the options, the data and the tree builder.
+    """
+    from basicsr.data import build_dataset
+    from basicsr.utils import mkdir_and_rename
+
+    from basicsr_unirestorer.archs.building import build_encoder, weights_fingerprint
+    from basicsr_unirestorer.clustering.assignments import write_assignments
+    from basicsr_unirestorer.clustering.build import build_tree, check_level_sizes
+    from basicsr_unirestorer.clustering.quality import draw_projection, quality_report, report_table
+
+    check_keys(opt, TOP_KEYS, 'options')
+    settings = opt.get('clustering') or {}
+    check_keys(settings, CLUSTERING_KEYS, 'clustering')
+    check_level_sizes(settings.get('level_sizes') or [])
+    dataset = build_dataset({**opt['datasets']['train'], 'phase': 'train'})
+    encoder = build_encoder(opt['encoder'])
+    device = 'cuda' if opt.get('num_gpu', 0) else 'cpu'
+    embeddings = embed_samples(
+        dataset,
+        encoder.to(device),
+        settings.get('num_crops', 4),
+        settings.get('batch_size', 64),
+        settings.get('num_worker', 0),
+        device,
+    )
+    captions = [dataset.caption(number) for number in range(dataset.num_samples)]
+    build = {
+        'encoder': {key: value for key, value in opt['encoder'].items() if key != 'weights'},
+        'encoder_fingerprint': weights_fingerprint(encoder.state_dict()),
+        'data_fingerprint': dataset.fingerprint,
+        'clustering': dict(settings),
+    }
+    seed = settings.get('seed', 0)
+    tree, leaf_ids = build_tree(embeddings, captions, settings['level_sizes'], seed, build)
+    report = quality_report(tree, embeddings, leaf_ids, captions, [_types(caption) for caption in captions], seed)
+
+    folder = root / 'experiments' / opt['name']
+    mkdir_and_rename(str(folder))
+    tree.save(folder / 'degradation_tree.json')
+    write_assignments(folder, tree, dataset.sample_ids(), leaf_ids, dataset.shapes())
+    np.savez_compressed(folder / 'embeddings.npz', embeddings=embeddings.astype(np.float16), leaf_ids=leaf_ids)
+    (folder / 'quality.json').write_text(json.dumps(report, indent=1) + '\n')
+    (folder / 'quality.md').write_text(report_table(tree, report))
+    leaves = [tree.nodes[leaf].name for leaf in tree.leaves]
+    draw_projection(folder / 'tree.png', embeddings, [leaves[leaf] for leaf in leaf_ids], captions, seed)
+    return folder
+
+
+def _types(caption: str) -> str:
+    from basicsr_unirestorer.degradations import parse_caption
+
+    return '+'.join(label for _, label in parse_caption(caption))
+
+
+def load_options(path: str | Path) -> dict:
+    """Read an option file; raises OptionError where it is missing or no yml."""
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise OptionError(f'There is no option file {path}; the examples are in options/ and options/tiny/.')
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise OptionError(f'{path} is no valid yml ({" ".join(str(error).split())}).') from error
+
+
+def main(argv: list[str]) -> int:
+    """Run ``unirestorer cluster``."""
+    parser = argparse.ArgumentParser(
+        prog='unirestorer cluster',
+        description='Embed all samples and build the tree.',
+        epilog='example: unirestorer cluster -opt options/tiny/unirestorer_clustering.yml',
+    )
+    parser.add_argument('-opt', required=True, help='option file')
+    args = parser.parse_args(argv)
+    opt = load_options(args.opt)
+    from basicsr_unirestorer import register
+
+    register()
+    folder = run(opt, Path.cwd())
+    print((folder / 'quality.md').read_text())
+    print(f'Tree and assignment written to {folder}')
+    return 0
+
+
+def tree_main(argv: list[str]) -> int:
+    """Run ``unirestorer tree``: draw a saved tree as text."""
+    parser = argparse.ArgumentParser(
+        prog='unirestorer tree',
+        description='Show a degradation tree.',
+        epilog='example: unirestorer tree experiments/tiny_clustering',
+    )
+    parser.add_argument('path', help='degradation_tree.json, or a folder (clustering run or bundle) that holds it')
+    parser.add_argument('--json', action='store_true', help='print the nodes as JSON')
+    args = parser.parse_args(argv)
+    tree = DegradationTree.load(args.path)
+    if args.json:
+        print(
+            json.dumps(
+                [
+                    {
+                        'name': n.name,
+                        'parent': tree.nodes[n.parent].name if n.parent >= 0 else None,
+                        'count': n.count,
+                        'labels': n.labels,
+                        'captions': n.captions,
+                    }
+                    for n in tree.nodes
+                ],
+                indent=1,
+            )
+        )
+    else:
+        print('\n'.join(tree_lines(tree)))
+    return 0
+
+
+def tree_lines(tree: DegradationTree, node_id: int = 0, indent: str = '') -> list[str]:
+    """Draw a tree as lines of text: name, samples, commonest captions."""
+    node = tree.nodes[node_id]
+    captions = ', '.join(f'{caption} ({count})' for caption, count in list(node.captions.items())[:3])
+    more = f' and {len(node.captions) - 3} more' if len(node.captions) > 3 else ''
+    lines = [f'{indent}{node.name}  {node.count} samples: {captions}{more}']
+    for child in tree.children(node_id):
+        lines += tree_lines(tree, child, indent + '    ')
+    return lines

@@ -1,0 +1,1 @@
+"""Degradation trees: building, assignment, quality. Knows nothing of BasicSR."""

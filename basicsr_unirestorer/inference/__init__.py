@@ -1,0 +1,1 @@
+"""From trained weights to restored pictures: bundle, expert bank, tiling, commands."""

@@ -1,0 +1,310 @@
+"""``unirestorer demo``: the whole method at toy scale on the photographs that scikit-image and scikit-learn ship."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from basicsr_unirestorer.errors import DataError, UniRestorerError
+
+# (package, picture): what the test set shows is never trained on
+TRAIN_PICTURES = (
+    ('skimage', 'astronaut.png'),
+    ('skimage', 'coffee.png'),
+    ('skimage', 'rocket.jpg'),
+    ('skimage', 'hubble_deep_field.jpg'),
+    ('skimage', 'ihc.png'),
+    ('skimage', 'motorcycle_left.png'),
+    ('skimage', 'retina.jpg'),
+    ('sklearn', 'flower.jpg'),
+)
+TEST_PICTURES = (('skimage', 'chelsea.png'), ('sklearn', 'china.jpg'))
+MAX_SIDE = 768
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long the demo trains: iterations, and sizes that decide what an iteration costs."""
+
+    encoder_iters: int
+    steps_per_level: tuple[int, int, int]
+    routing_iters: int
+    patch: int
+    width: int
+    variants: int
+    test_variants: int
+    test_side: int
+
+    @property
+    def expert_steps(self) -> int:
+        root, child, leaf = self.steps_per_level
+        return root + 5 * child + 10 * leaf
+
+
+SCALES = {
+    'demo': Scale(
+        encoder_iters=260,
+        steps_per_level=(1000, 400, 180),
+        routing_iters=120,
+        patch=56,
+        width=16,
+        variants=8,
+        test_variants=20,
+        test_side=320,
+    ),
+    # wiring only: seconds a stage, for tests; its pictures come out no better
+    'smoke': Scale(
+        encoder_iters=6,
+        steps_per_level=(3, 2, 2),
+        routing_iters=4,
+        patch=16,
+        width=4,
+        variants=1,
+        test_variants=1,
+        test_side=64,
+    ),
+}
+
+
+@contextmanager
+def working_folder(folder: Path) -> Iterator[None]:
+    """Work inside a folder and come back: option files name their data relative to it."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def collect_pictures(folder: Path, pictures: tuple[tuple[str, str], ...], max_side: int) -> None:
+    """Copy sample photographs as PNG, no larger than ``max_side``; raises DataError where a package lacks one."""
+    folder.mkdir(parents=True)
+    for package, name in pictures:
+        root = Path(__import__(f'{package}').__file__).parent
+        path = root / ('data' if package == 'skimage' else 'datasets/images') / name
+        if not path.is_file():
+            raise DataError(
+                f'{package} does not ship {name} here; install it again: pip install -U scikit-image scikit-learn.'
+            )
+        with Image.open(path) as picture:
+            picture = picture.convert('RGB')
+            picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+            picture.save(folder / f'{path.stem}.png')
+
+
+def options_folder() -> Path:
+    """Return the folder of option files: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return next(
+        (folder for folder in (package / 'options', package.parent / 'options') if (folder / 'tiny').is_dir()),
+        package.parent / 'options',
+    )
+
+
+def stage_options(scale: Scale) -> dict[str, dict]:
+    """Return the option files of ``options/tiny`` with the demo's data and sizes, by stage."""
+
+    def load(stage: str) -> dict:
+        return yaml.safe_load((options_folder() / 'tiny' / f'unirestorer_{stage}.yml').read_text())
+
+    stages = {
+        stage: load(stage) for stage in ('encoder', 'clustering', 'experts', 'one_for_all', 'routing', 'benchmark')
+    }
+    for stage, opt in stages.items():
+        opt['name'] = f'demo_{stage}'
+        for phase, data in opt['datasets'].items():
+            data['dataroot_gt'] = 'datasets/train.lmdb' if phase == 'train' else 'datasets/test.lmdb'
+            data['variants'] = scale.variants if phase == 'train' else scale.test_variants
+            for key in ('tree', 'assignments'):
+                if key in data:
+                    data[key] = data[key].replace('tiny_', 'demo_')
+        for holder, key in (
+            (opt.get('encoder'), 'weights'),
+            (opt.get('experts'), 'weights'),
+            (opt.get('network_g'), 'tree'),
+            (opt, 'bundle'),
+        ):
+            if holder and key in holder:
+                holder[key] = holder[key].replace('tiny_', 'demo_')
+        if 'experts' in opt:
+            opt['experts']['default']['width'] = scale.width
+        if 'logger' in opt:
+            opt['logger'].update(use_tb_logger=False, save_checkpoint_freq=10**6)
+        if 'train' in opt:
+            opt['train']['total_iter'] = {'encoder': scale.encoder_iters, 'routing': scale.routing_iters}.get(
+                stage, scale.expert_steps
+            )
+            if 'periods' in opt['train']['scheduler']:
+                opt['train']['scheduler']['periods'] = [opt['train']['total_iter']]
+    for stage in ('experts', 'one_for_all'):
+        data = stages[stage]['datasets']['train']
+        data['gt_size'] = scale.patch
+        data['expert_batch']['steps_per_level'] = (
+            list(scale.steps_per_level) if stage == 'experts' else [scale.expert_steps, 0, 0]
+        )
+    stages['encoder']['datasets'].pop('val')
+    stages['encoder'].pop('val')
+    stages['benchmark']['datasets']['test_2']['variants'] = max(1, scale.test_variants // 5)
+    rival = stages['benchmark']['rivals']['one for all']
+    rival['network']['width'] = scale.width
+    rival['weights'] = 'experiments/demo_one_for_all/models/net_l0_00_latest.pth'
+    return stages
+
+
+def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[dict]:
+    """Run every stage and write pictures, weights, bundle, table and page below ``output``.
+
+    Args:
+        output: A folder that does not exist yet, or an earlier demo's, which is replaced.
+        scale: How long to train.
+        say: Receives a line before each stage.
+
+    Returns:
+        The benchmark's summary.
+
+    Raises:
+        UniRestorerError: ``output`` is a folder of something else, or a stage failed.
+    """
+    from basicsr_unirestorer import register, train
+    from basicsr_unirestorer.data.prepare import prepare
+
+    output = output.resolve()
+    if output.exists() and any(output.iterdir()) and not (output / 'options').is_dir():
+        raise DataError(f'{output} exists and is no earlier demo; choose another folder with --output.')
+    shutil.rmtree(output, ignore_errors=True)
+    (output / 'options').mkdir(parents=True)
+    register()
+    from basicsr_unirestorer import cluster
+    from basicsr_unirestorer.inference import benchmark
+
+    clock = Clock(say)
+    with working_folder(output):
+        clock.start('collecting the sample photographs')
+        collect_pictures(Path('pictures/train'), TRAIN_PICTURES, MAX_SIDE)
+        collect_pictures(Path('pictures/test'), TEST_PICTURES, scale.test_side)
+        prepare('pictures/train', 'datasets/train.lmdb', crop=160, step=160)
+        prepare('pictures/test', 'datasets/test.lmdb')
+        stages = stage_options(scale)
+        for stage, opt in stages.items():
+            Path(f'options/{stage}.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+        for stage, what in (
+            ('encoder', 'training the degradation encoder'),
+            ('clustering', 'clustering degradations into a tree'),
+            ('experts', 'training one expert a tree node'),
+            ('one_for_all', 'training one network for everything, with as many steps'),
+            ('routing', 'training the router'),
+        ):
+            clock.start(what)
+            if stage == 'clustering':
+                folder = cluster.run(deepcopy(stages[stage]), Path.cwd())
+                say((folder / 'quality.md').read_text())
+            elif code := train.main(['-opt', f'options/{stage}.yml']):
+                raise UniRestorerError(
+                    f'The demo stopped in stage {stage} (exit code {code}); its log is in '
+                    f'{output}/experiments/demo_{stage}.'
+                )
+        shutil.copytree('experiments/demo_routing/bundle', 'bundle')
+        clock.start('restoring the test photographs')
+        folder, summary, rows = benchmark.run(deepcopy(stages['benchmark']), Path.cwd())
+        say((folder / 'table.md').read_text())
+        page(stages['benchmark'], summary, rows, scale)
+    clock.stop()
+    say(f'Page: {output / "index.html"}   bundle: {output / "bundle"}   total {clock.total():.0f} s')
+    return summary
+
+
+class Clock:
+    """Announce stages and say how long each took."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.begin = time.time()
+        self.stage: tuple[str, float] | None = None
+
+    def start(self, what: str) -> None:
+        self.stop()
+        self.stage = (what, time.time())
+        self.say(f'== {what} ...')
+
+    def stop(self) -> None:
+        if self.stage:
+            self.say(f'== {self.stage[0]}: {time.time() - self.stage[1]:.0f} s')
+        self.stage = None
+
+    def total(self) -> float:
+        return time.time() - self.begin
+
+
+def page(opt: dict, summary: list[dict], rows: list[dict], scale: Scale) -> None:
+    """Write ``index.html``: one example of each caption, the table and the tree."""
+    from basicsr.data import build_dataset
+
+    from basicsr_unirestorer.cluster import tree_lines
+    from basicsr_unirestorer.inference.benchmark import to_uint8
+    from basicsr_unirestorer.inference.report import Example, write_report
+    from basicsr_unirestorer.inference.restorer import Restorer
+
+    restorer = Restorer.from_bundle('bundle')
+    examples = []
+    by_id = {(row['dataset'], row['sample_id']): row for row in rows}
+    for options in opt['datasets'].values():
+        dataset = build_dataset({**options, 'phase': 'test'})
+        shown: set[str] = set()
+        for number in range(len(dataset)):
+            if dataset.caption(number) in shown:
+                continue
+            shown.add(dataset.caption(number))
+            item = dataset[number]
+            lq = to_uint8(item['lq'][None])
+            restored, decision = restorer.restore(lq)
+            row = by_id[options['name'], item['sample_id']]
+            examples.append(
+                Example(
+                    item['sample_id'],
+                    item['caption'],
+                    lq,
+                    restored,
+                    to_uint8(item['gt'][None]),
+                    row['input'],
+                    row['routed'],
+                    decision,
+                )
+            )
+    columns = [key for key in summary[0] if key not in ('dataset', 'caption', 'pictures', 'levels')]
+    write_report(
+        'index.html',
+        'UniRestorer demo',
+        f'Trained here on {len(TRAIN_PICTURES)} photographs, tested on {len(TEST_PICTURES)} others. "one for all" is a '
+        f'single network given the training steps of all experts together ({scale.expert_steps}); "by label" is the '
+        'expert of the true degradation, "best node" the best expert of each picture by true PSNR.',
+        summary,
+        columns,
+        examples,
+        tree_lines(restorer.net.tree),
+        Path('experiments/demo_clustering/tree.png'),
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run ``unirestorer demo``."""
+    parser = argparse.ArgumentParser(
+        prog='unirestorer demo',
+        description='Train and test everything at toy scale.',
+        epilog='example: unirestorer demo --output demo_output',
+    )
+    parser.add_argument('-o', '--output', type=Path, default=Path('demo_output'), help='folder to write')
+    parser.add_argument('--scale', choices=tuple(SCALES), default='demo', help='smoke: wiring only, a minute')
+    args = parser.parse_args(argv)
+    run(args.output, SCALES[args.scale])
+    return 0

@@ -1,0 +1,91 @@
+"""The router's own losses (UniRestorer, section 3) and the caption loss that teaches the degradation encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+@LOSS_REGISTRY.register()
+class DegradationGranularityLoss(nn.Module):
+    """L_dg: negative log-likelihood of the leaf centre under a Gaussian with mean e_d and variance exp(e_g).
+
+    A far-off degradation estimate must admit a large variance, which is what the granularity gate then reads.
+
+    Args:
+        loss_weight: Factor on the result (paper: 0.1).
+    """
+
+    def __init__(self, loss_weight: float = 0.1) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, e_d: Tensor, e_g: Tensor, centre: Tensor) -> Tensor:
+        """Compute ``mean((u - e_d)^2 / (2 exp(e_g)) + e_g / 2)`` over pictures and dimensions.
+
+        Args:
+            e_d: Degradation estimate, shape (n, d).
+            e_g: Its log-variance, shape (n, d); clamped to [-10, 10] so that a lucky hit cannot blow the loss up.
+            centre: Centre of the leaf each sample belongs to, shape (n, d).
+        """
+        log_variance = e_g.clamp(-10, 10)
+        likelihood = 0.5 * (centre - e_d) ** 2 * torch.exp(-log_variance) + 0.5 * log_variance
+        return self.loss_weight * likelihood.mean()
+
+
+@LOSS_REGISTRY.register()
+class LoadBalancingLoss(nn.Module):
+    """L_aux: squared coefficient of variation of the summed level probabilities (paper: weight 0.01).
+
+    Args:
+        loss_weight: Factor on the result.
+    """
+
+    def __init__(self, loss_weight: float = 0.01) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, level_probs: Tensor) -> Tensor:
+        """Compute the loss of a batch of level probabilities, shape (n, levels); zero for a tree of one level."""
+        if level_probs.shape[1] == 1:
+            return level_probs.new_zeros(())
+        load = F.normalize(level_probs.sum(dim=0), p=1, dim=0)
+        return self.loss_weight * load.var() / (load.mean() ** 2 + 1e-10)
+
+
+@LOSS_REGISTRY.register()
+class CaptionContrastiveLoss(nn.Module):
+    """Symmetric InfoNCE between pictures and degradation captions in which equal captions are all positives.
+
+    A batch holds many samples of one caption, which plain InfoNCE would wrongly push apart (degradations, section 5.4).
+
+    Args:
+        loss_weight: Factor on the result.
+        temperature: Divides the cosine similarities.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.temperature = temperature
+
+    def forward(self, embeddings: Tensor, captions: Sequence[str], caption_encoder: nn.Module) -> Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            embeddings: Unit vectors, shape (n, d).
+            captions: One a picture.
+            caption_encoder: Maps a list of captions to unit vectors, shape (len, d).
+        """
+        distinct = sorted(set(captions))
+        target = torch.tensor([distinct.index(caption) for caption in captions], device=embeddings.device)
+        logits = embeddings @ caption_encoder(distinct).T / self.temperature  # (n, distinct)
+        positives = F.one_hot(target, len(distinct)).T.to(logits)  # (distinct, n)
+        positives = positives / positives.sum(dim=1, keepdim=True)
+        to_caption = F.cross_entropy(logits, target)
+        to_picture = F.cross_entropy(logits.T, positives)
+        return self.loss_weight * 0.5 * (to_caption + to_picture)

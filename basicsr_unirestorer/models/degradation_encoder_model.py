@@ -1,0 +1,87 @@
+"""Stage 1: train the degradation encoder against fine-grained degradation captions."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import chain
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+
+from basicsr_unirestorer.models.training_util import check_train_options, require_finite
+
+
+@MODEL_REGISTRY.register()
+class DegradationEncoderModel(SRModel):
+    """Pull crops towards the embedding of their degradation caption (``network_g``: encoder, ``network_t``: captions).
+
+    ``train.contrastive_opt`` is the loss. Validation reports ``caption_accuracy`` and ``type_accuracy``: how many whole
+    pictures are nearest to their own caption, or to one with the same degradation types.
+    """
+
+    def init_training_settings(self) -> None:
+        check_train_options(self.opt, ('contrastive_opt',))
+        self.net_g = self.net_g.to(memory_format=torch.channels_last).train()
+        self.net_t = self.model_to_device(build_network(self.opt['network_t']))
+        load_path = self.opt['path'].get('pretrain_network_t')
+        if load_path is not None:
+            self.load_network(self.net_t, load_path, True, 'params')
+        self.cri_contrastive = build_loss(self.opt['train']['contrastive_opt']).to(self.device)
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def setup_optimizers(self) -> None:
+        optim = dict(self.opt['train']['optim_g'])
+        params = list(chain(self.net_g.parameters(), self.net_t.parameters()))
+        self.optimizer_g = self.get_optimizer(optim.pop('type'), params, **optim)
+        self.optimizers.append(self.optimizer_g)
+
+    def feed_data(self, data: dict) -> None:
+        self.lq = data['lq'].to(self.device, memory_format=torch.channels_last)
+        self.caption = list(data['caption'])
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        self.optimizer_g.zero_grad()
+        l_caption = self.cri_contrastive(self.net_g(self.lq), self.caption, self.net_t)
+        require_finite(l_caption, f'the encoder at iteration {current_iter}')
+        l_caption.backward()
+        self.optimizer_g.step()
+        self.log_dict = self.reduce_loss_dict(OrderedDict(l_caption=l_caption))
+
+    @torch.no_grad()
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:  # noqa: ANN001
+        self.net_g.eval()
+        encoder = self.get_bare_model(self.net_g)
+        embeddings, captions = [], []
+        for data in dataloader:
+            embeddings.append(encoder.embed(data['lq'].to(self.device)))
+            captions += data['caption']
+        self.net_g.train()
+        distinct = sorted(set(captions))
+        nearest = (torch.cat(embeddings) @ self.net_t(distinct).T).argmax(dim=1).tolist()
+        guesses = [distinct[i] for i in nearest]
+        pairs = list(zip(guesses, captions, strict=True))
+        results = {
+            'caption_accuracy': sum(a == b for a, b in pairs) / len(pairs),
+            'type_accuracy': sum(_types(a) == _types(b) for a, b in pairs) / len(pairs),
+        }
+        name = dataloader.dataset.opt['name']
+        get_root_logger().info(f'Validation {name}: ' + ', '.join(f'{k} {v:.4f}' for k, v in results.items()))
+        for key, value in results.items():
+            if tb_logger:
+                tb_logger.add_scalar(f'metrics/{name}/{key}', value, current_iter)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        self.save_network(self.net_g, 'net_g', current_iter)
+        self.save_network(self.net_t, 'net_t', current_iter)
+        self.save_training_state(epoch, current_iter)
+
+
+def _types(caption: str) -> frozenset[str]:
+    from basicsr_unirestorer.degradations import parse_caption
+
+    return frozenset(label for _, label in parse_caption(caption))

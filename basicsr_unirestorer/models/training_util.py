@@ -1,0 +1,43 @@
+"""What the training models share: frozen parts of earlier stages, option checks, atomic checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from basicsr_unirestorer.errors import OptionError, UniRestorerError, check_keys
+
+TRAIN_KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'scheduler')
+
+
+def check_train_options(opt: Mapping, own: tuple[str, ...]) -> None:
+    """Refuse unknown keys of the ``train`` section before anything is trained; raises OptionError."""
+    check_keys(opt['train'], TRAIN_KEYS + own, 'train')
+    if not opt['train'].get('optim_g'):
+        raise OptionError('train.optim_g is missing; write for example optim_g: {type: AdamW, lr: !!float 1e-3}.')
+
+
+def save_atomically(content: dict, path: str | Path) -> None:
+    """Write a torch file aside and rename it, so that a kill never leaves half a checkpoint under its name."""
+    path = Path(path)
+    scratch = path.with_name(path.name + '.part')
+    torch.save(content, scratch)
+    os.replace(scratch, path)
+
+
+def cpu_state(net: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights on the CPU, without wrappers' prefixes."""
+    return {key.removeprefix('module.'): value.detach().cpu() for key, value in net.state_dict().items()}
+
+
+def require_finite(loss: Tensor, what: str) -> None:
+    """Stop with one sentence when a loss has left the numbers; raises UniRestorerError."""
+    if not torch.isfinite(loss):
+        raise UniRestorerError(
+            f'The loss of {what} became {loss.item()}; lower train.optim_g.lr and resume from the last '
+            'checkpoint with --auto_resume.'
+        )

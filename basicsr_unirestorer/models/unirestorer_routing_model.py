@@ -1,0 +1,208 @@
+"""Stage 4: train the router on the frozen encoder and the frozen experts, then write the bundle."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+
+import torch
+from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch.nn import functional as F  # noqa: N812
+
+from basicsr_unirestorer.archs.building import (
+    build_encoder,
+    expert_options,
+    frozen,
+    load_into,
+    load_params,
+    seeded_network,
+    weights_fingerprint,
+)
+from basicsr_unirestorer.archs.unirestorer_arch import restore_by_node
+from basicsr_unirestorer.clustering.tree import DegradationTree
+from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError, check_keys
+from basicsr_unirestorer.inference.bundle import write_bundle
+from basicsr_unirestorer.inference.expert_bank import ExpertBank
+from basicsr_unirestorer.models.training_util import check_train_options, require_finite
+
+
+@MODEL_REGISTRY.register()
+class UniRestorerRoutingModel(SRModel):
+    """Teach ``network_g`` (a ``UniRestorerRouter``) which expert of the tree to use.
+
+    ``train.pixel_opt``, ``dg_opt`` and ``balance_opt`` are the paper's objective: L1 of the routed picture, reaching
+    the gates through a straight-through factor; L_dg; L_aux. Two direct teachers may be added:
+
+    - ``leaf_opt: {loss_weight}``: cross entropy of the leaf logits with the sample's own leaf;
+    - ``level_opt: {loss_weight, temperature_db}``: cross entropy of the level logits with the softmax of the PSNR that
+      the experts on the chosen leaf's path reach, so that a wrong or useless leaf teaches a coarser level.
+
+    The end of training writes ``experiments/<name>/bundle``.
+    """
+
+    def __init__(self, opt: dict) -> None:
+        data = opt['datasets']['train']
+        if not data.get('tree') or not data.get('assignments'):
+            raise OptionError(
+                'UniRestorerRoutingModel needs datasets.train.tree and assignments; '
+                'see options/unirestorer_routing.yml.'
+            )
+        check_train_options(opt, ('pixel_opt', 'dg_opt', 'balance_opt', 'leaf_opt', 'level_opt'))
+        check_keys(opt['train'].get('leaf_opt') or {}, ('loss_weight',), 'train.leaf_opt')
+        check_keys(opt['train'].get('level_opt') or {}, ('loss_weight', 'temperature_db'), 'train.level_opt')
+        self.tree = DegradationTree.load(data['tree'])
+        super().__init__(opt)
+        self._check_router()
+        self.encoder = build_encoder(opt['encoder']).to(self.device)
+        made_for = self.tree.build.get('encoder_fingerprint')
+        if made_for not in (None, weights_fingerprint(self.encoder.state_dict())):
+            raise TreeMismatchError(
+                f'{data["tree"]} was built with another encoder than {opt["encoder"]["weights"]}; '
+                'cluster again, or give the encoder that made the tree.'
+            )
+        self.bank = ExpertBank(self._load_expert)
+        for node in self.tree.nodes:
+            if not self._expert_file(node.name).is_file():
+                raise DataError(
+                    f'There is no trained expert {self._expert_file(node.name)}; run the experts stage first.'
+                )
+
+    def _check_router(self) -> None:
+        router = self.get_bare_model(self.net_g)
+        if (router.num_leaves, router.num_levels) != (self.tree.num_leaves, self.tree.num_levels):
+            raise TreeMismatchError(
+                f'network_g knows {router.num_leaves} leaves and {router.num_levels} levels, but the tree has '
+                f'{self.tree.num_leaves} and {self.tree.num_levels}; give network_g.tree the same file as '
+                'datasets.train.tree.'
+            )
+
+    def _expert_file(self, name: str) -> Path:
+        weights = self.opt['experts'].get('weights')
+        if weights is None:
+            raise OptionError(
+                'experts.weights is missing; give the folder of the experts stage, e.g. experiments/NAME/models.'
+            )
+        return Path(weights) / f'net_{name}_latest.pth'
+
+    def _load_expert(self, name: str) -> torch.nn.Module:
+        options = expert_options(self.opt['experts'], self.tree.nodes[self.tree.node_id(name)])
+        path = self._expert_file(name)
+        net = load_into(seeded_network(options, 0, name), load_params(path), path)
+        return frozen(net.to(memory_format=torch.channels_last))
+
+    def init_training_settings(self) -> None:
+        train_opt = self.opt['train']
+        self.net_g.train()
+        self.cri_pix = build_loss(train_opt['pixel_opt']).to(self.device) if train_opt.get('pixel_opt') else None
+        self.cri_dg = build_loss(train_opt['dg_opt']).to(self.device)
+        self.cri_balance = build_loss(train_opt['balance_opt']).to(self.device)
+        self.leaf_opt = train_opt.get('leaf_opt')
+        self.level_opt = train_opt.get('level_opt')
+        self.paths = torch.as_tensor(self.tree.paths, device=self.device)
+        self.centres = torch.as_tensor(self.tree.centres[self.tree.leaves], device=self.device)
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def feed_data(self, data: dict) -> None:
+        super().feed_data(data)
+        self.leaf = data['leaf'].to(self.device)
+        self.sample_id = data['sample_id']
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        self.optimizer_g.zero_grad()
+        with torch.no_grad():
+            embedding = self.encoder.embed(self.lq)
+        # the noise is a function of the iteration, so a resumed run draws what the run left alone draws
+        noise = torch.Generator().manual_seed(self.opt['manual_seed'] * 1_000_003 + current_iter)
+        out = self.net_g(embedding, noise)
+        leaf, level = out.leaf_logits.argmax(dim=1), out.level_logits.argmax(dim=1)
+        losses = OrderedDict(
+            l_dg=self.cri_dg(out.e_d, out.e_g, self.centres[self.leaf]),
+            l_balance=self.cri_balance(out.level_logits.softmax(dim=1)),
+        )
+        restored = self._restore_path(leaf, level)
+        if self.cri_pix:
+            gate = out.leaf_logits.softmax(1).gather(1, leaf[:, None]) + out.level_logits.softmax(1).gather(
+                1, level[:, None]
+            )  # (n, 1)
+            factor = (gate / gate.detach())[..., None, None]  # one, but it carries the gradient to the gates
+            chosen = torch.stack([restored[t][i] for i, t in enumerate(level.tolist())])
+            losses['l_pix'] = self.cri_pix(chosen * factor, self.gt)
+        if self.leaf_opt:
+            losses['l_leaf'] = self.leaf_opt['loss_weight'] * F.cross_entropy(out.leaf_logits, self.leaf)
+        if self.level_opt:
+            losses['l_level'] = self.level_opt['loss_weight'] * F.cross_entropy(
+                out.level_logits, self._level_target(restored)
+            )
+        total = sum(losses.values())
+        require_finite(total, f'the router at iteration {current_iter} (samples {", ".join(self.sample_id[:3])} ...)')
+        total.backward()
+        self.optimizer_g.step()
+        self.log_dict = self.reduce_loss_dict(losses)
+        self.log_dict['leaf_accuracy'] = (leaf == self.leaf).float().mean().item()
+
+    @torch.no_grad()
+    def _restore_path(self, leaf: torch.Tensor, level: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Restore each picture with the experts on its leaf's path: at every level, or only where it is chosen."""
+        restored = {}
+        for t in range(self.tree.num_levels):
+            rows = torch.ones_like(level, dtype=torch.bool) if self.level_opt else level == t
+            output = torch.zeros_like(self.lq)
+            if rows.any():
+                output[rows] = restore_by_node(
+                    self.lq[rows].contiguous(memory_format=torch.channels_last),
+                    self.paths[leaf[rows], t],
+                    lambda node_id: self.bank.get(self.tree.nodes[node_id].name, self.device),
+                )
+            restored[t] = output
+        return restored
+
+    def _level_target(self, restored: dict[int, torch.Tensor]) -> torch.Tensor:
+        mse = torch.stack([((restored[t].clamp(0, 1) - self.gt) ** 2).mean(dim=(1, 2, 3)) for t in sorted(restored)], 1)
+        psnr = -10 * torch.log10(mse + 1e-8)  # (n, levels), dB
+        return (psnr / self.level_opt.get('temperature_db', 0.5)).softmax(dim=1)
+
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:  # noqa: ANN001
+        """Restore whole pictures through the router as it is now."""
+        self.net_g.eval()
+        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        self.net_g.train()
+
+    @torch.no_grad()
+    def test(self) -> None:
+        out = self.net_g(self.encoder.embed(self.lq))
+        leaf, level = out.leaf_logits.argmax(dim=1), out.level_logits.argmax(dim=1)
+        self.output = restore_by_node(
+            self.lq, self.paths[leaf, level], lambda node_id: self.bank.get(self.tree.nodes[node_id].name, self.device)
+        )
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        self.save_network(self.net_g, 'net_g', current_iter)
+        self.save_training_state(epoch, current_iter)
+        if current_iter == -1 and self.opt['rank'] == 0:
+            self._write_bundle()
+
+    def _write_bundle(self) -> None:
+        folder = Path(self.opt['path']['experiments_root']) / 'bundle'
+        encoder_options = {key: value for key, value in self.opt['encoder'].items() if key != 'weights'}
+        router_options = {
+            key: value
+            for key, value in self.opt['network_g'].items()
+            if key not in ('tree', 'num_leaves', 'num_levels')
+        }
+        experts = {
+            node.name: (expert_options(self.opt['experts'], node), partial(load_params, self._expert_file(node.name)))
+            for node in self.tree.nodes
+        }
+        write_bundle(
+            folder,
+            self.tree,
+            (encoder_options, self.encoder),
+            (router_options, self.get_bare_model(self.net_g)),
+            experts,
+        )
+        get_root_logger().info(f'Bundle written to {folder}')

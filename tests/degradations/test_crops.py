@@ -1,0 +1,81 @@
+"""Degrading a crop and cropping the degraded picture agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from basicsr_unirestorer.degradations import DegradationRecord, Window, degrade, sample_rng
+from tests.degradations.samples import make_record, scene
+
+SIZE = 40
+WHOLE = (203, 241)
+
+
+def crop_with_context(image, record, top, left, context=None):
+    """Degrade the crop at (top, left) with its margin of context, cut off afterwards."""
+    margin = record.margin if context is None else context
+    h, w = image.shape[:2]
+    y0, x0 = max(0, top - margin), max(0, left - margin)
+    y1, x1 = min(h, top + SIZE + margin), min(w, left + SIZE + margin)
+    result = degrade(image[y0:y1, x0:x1], record, sample_rng(9), Window(y0, x0, y1 - y0, x1 - x0, h, w), quantize=False)
+    return result[top - y0 : top - y0 + SIZE, left - x0 : left - x0 + SIZE]
+
+
+@pytest.mark.parametrize('top, left', [(0, 0), (77, 90), (163, 201), (61, 13)])
+@pytest.mark.parametrize(
+    'steps, tolerance',
+    [
+        ([('haze', {'beta': 2})], 1e-6),
+        ([('low_light', {'gamma': 3, 'noise_255': 0})], 1e-4),
+        ([('blur', {'sigma_px': 3, 'aspect': 2})], 1e-4),
+        ([('motion_blur', {'length_px': 25})], 1e-4),
+        ([('low_resolution', {'factor': 3})], 1e-3),
+        ([('low_resolution', {'factor': 2.37})], 1e-3),
+        ([('low_resolution', {'factor': 2.37, 'antialias': False})], 1e-3),
+        ([('low_light', {'noise_255': 0}), ('haze', {}), ('motion_blur', {}), ('low_resolution', {})], 2e-3),
+    ],
+)
+def test_crop_agrees_with_the_whole_picture(steps, tolerance, top, left):
+    image, record = scene(*WHOLE), make_record(*steps)
+    whole = degrade(image, record, sample_rng(9), quantize=False)[top : top + SIZE, left : left + SIZE]
+    np.testing.assert_allclose(crop_with_context(image, record, top, left), whole, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize('top, left', [(0, 0), (77, 90), (61, 13)])
+def test_jpeg_blocks_lie_on_the_grid_of_the_picture(top, left):
+    """Identical but for traces of the colour interpolation at the crop's rim."""
+    image, record = scene(*WHOLE), make_record(('jpeg', {'quality_pct': 10}))
+    whole = degrade(image, record, sample_rng(0))[top : top + SIZE, left : left + SIZE]
+    crop = crop_with_context(image, record, top, left)
+    assert np.abs(crop - whole).mean() < 1e-3
+    np.testing.assert_allclose(crop[2:-2, 2:-2], whole[2:-2, 2:-2], rtol=0, atol=1.5 / 255)
+
+
+@pytest.mark.parametrize('name', ['blur', 'motion_blur', 'low_resolution', 'jpeg', 'low_light'])
+def test_margin_is_needed(name):
+    """Without context the borders come out wrong, so the tests above would notice a margin of zero."""
+    image, record = scene(*WHOLE), make_record((name, {'noise_255': 0} if name == 'low_light' else {}))
+    whole = degrade(image, record, sample_rng(9), quantize=False)[77 : 77 + SIZE, 90 : 90 + SIZE]
+    assert np.abs(crop_with_context(image, record, 77, 90, context=0) - whole).max() > 0.01
+
+
+def test_margin_is_a_multiple_of_eight_that_adds_up():
+    blur, jpeg = ('blur', {'sigma_px': 3, 'aspect': 1}), ('jpeg', {})
+    assert make_record(blur).margin == 16
+    assert make_record(jpeg).margin == 16
+    assert make_record(blur, jpeg).margin == 32
+    assert DegradationRecord().margin == 0
+
+
+def test_rain_is_equally_bright_on_crops_and_on_the_whole():
+    """Mean added light a pixel, over several seeds: a crop's luck averages out instead of being stretched away."""
+    record = make_record(('rain', {'value': 80}))
+    whole = np.mean([degrade(np.zeros((256, 256, 3), np.float32), record, sample_rng(s)).mean() for s in range(25)])
+    crops = np.mean(
+        [
+            degrade(np.zeros((32, 32, 3), np.float32), record, sample_rng(s), Window(50, 60, 32, 32, 256, 256)).mean()
+            for s in range(2000)
+        ]
+    )
+    assert crops == pytest.approx(whole, rel=0.06)

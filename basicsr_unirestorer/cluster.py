@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from basicsr_unirestorer.clustering.tree import DegradationTree
-from basicsr_unirestorer.errors import OptionError, check_keys
+from basicsr_unirestorer.errors import check_keys
 
 TOP_KEYS = ('name', 'datasets', 'encoder', 'clustering', 'num_gpu', 'manual_seed', 'scale')
 CLUSTERING_KEYS = ('level_sizes', 'num_crops', 'batch_size', 'num_worker', 'seed')
@@ -110,19 +110,6 @@ def _types(caption: str) -> str:
     return '+'.join(label for _, label in parse_caption(caption))
 
 
-def load_options(path: str | Path) -> dict:
-    """Read an option file; raises OptionError where it is missing or no yml."""
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise OptionError(f'There is no option file {path}; the examples are in options/ and options/tiny/.')
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise OptionError(f'{path} is no valid yml ({" ".join(str(error).split())}).') from error
-
-
 def main(argv: list[str]) -> int:
     """Run ``unirestorer cluster``."""
     parser = argparse.ArgumentParser(
@@ -132,9 +119,10 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument('-opt', required=True, help='option file')
     args = parser.parse_args(argv)
-    opt = load_options(args.opt)
     from basicsr_unirestorer import register
+    from basicsr_unirestorer.preflight import read_options
 
+    opt = read_options(Path(args.opt))
     register()
     folder = run(opt, Path.cwd())
     print((folder / 'quality.md').read_text())

@@ -95,3 +95,13 @@ def work(tmp_path, registered) -> Path:
     test.update(datasets={'test_1': {**images, 'name': 'val'}}, path={'pretrain_network_g': str(weights)})
     (tmp_path / 'test.yml').write_text(yaml.safe_dump(test))
     return tmp_path
+
+
+@pytest.fixture(scope='session')
+def smoke_demo(tmp_path_factory, registered) -> Path:
+    """The folder of a whole demo at its smallest scale, made once; tests read it and never write into it."""
+    from basicsr_unirestorer.inference.demo import SCALES, run
+
+    folder = tmp_path_factory.mktemp('smoke') / 'demo'
+    run(folder, SCALES['smoke'], print)
+    return folder

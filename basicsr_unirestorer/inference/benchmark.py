@@ -193,9 +193,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--json', action='store_true', help='print the summary as JSON instead of a table')
     args = parser.parse_args(argv)
     from basicsr_unirestorer import register
-    from basicsr_unirestorer.cluster import load_options
+    from basicsr_unirestorer.preflight import read_options
 
-    opt = load_options(args.opt)
+    opt = read_options(Path(args.opt))
     register()
     folder, _, _ = run(opt, Path.cwd())
     print((folder / ('summary.json' if args.json else 'table.md')).read_text())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -162,13 +165,21 @@ def stage_options(scale: Scale) -> dict[str, dict]:
     return stages
 
 
+STAGES = (
+    ('encoder', 'training the degradation encoder'),
+    ('clustering', 'clustering degradations into a tree'),
+    ('experts', 'training one expert a tree node'),
+    ('routing', 'training the router'),
+)
+
+
 def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[dict]:
     """Run every stage and write pictures, weights, bundle, table and page below ``output``.
 
     Args:
         output: A folder that does not exist yet, or an earlier demo's, which is replaced.
         scale: How long to train.
-        say: Receives a line before each stage.
+        say: Receives a line before each stage and while it runs.
 
     Returns:
         The benchmark's summary.
@@ -176,7 +187,7 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
     Raises:
         UniRestorerError: ``output`` is a folder of something else, or a stage failed.
     """
-    from basicsr_unirestorer import register, train
+    from basicsr_unirestorer import register
     from basicsr_unirestorer.data.prepare import prepare
 
     output = output.resolve()
@@ -184,8 +195,8 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
         raise DataError(f'{output} exists and is no earlier demo; choose another folder with --output.')
     shutil.rmtree(output, ignore_errors=True)
     (output / 'options').mkdir(parents=True)
+    (output / 'logs').mkdir()
     register()
-    from basicsr_unirestorer import cluster
     from basicsr_unirestorer.inference import benchmark
 
     clock = Clock(say)
@@ -198,22 +209,20 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
         stages = stage_options(scale)
         for stage, opt in stages.items():
             Path(f'options/{stage}.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-        for stage, what in (
-            ('encoder', 'training the degradation encoder'),
-            ('clustering', 'clustering degradations into a tree'),
-            ('experts', 'training one expert a tree node'),
-            ('one_for_all', 'training one network for everything, with as many steps'),
-            ('routing', 'training the router'),
-        ):
-            clock.start(what)
-            if stage == 'clustering':
-                folder = cluster.run(deepcopy(stages[stage]), Path.cwd())
-                say((folder / 'quality.md').read_text())
-            elif code := train.main(['-opt', f'options/{stage}.yml']):
-                raise UniRestorerError(
-                    f'The demo stopped in stage {stage} (exit code {code}); its log is in '
-                    f'{output}/experiments/demo_{stage}.'
-                )
+        rival = None
+        try:
+            for stage, what in STAGES:
+                clock.start(what)
+                if stage == 'experts':  # the baseline trains beside them: each on half of the processor cores
+                    rival = start_stage('one_for_all')
+                watch_stage(stage, start_stage(stage), say)
+                if stage == 'clustering':
+                    say(Path('experiments/demo_clustering/quality.md').read_text())
+            clock.start('training one network for everything, with as many steps')
+            watch_stage('one_for_all', rival, say)
+        finally:
+            if rival is not None and rival.poll() is None:
+                rival.kill()
         shutil.copytree('experiments/demo_routing/bundle', 'bundle')
         clock.start('restoring the test photographs')
         folder, summary, rows = benchmark.run(deepcopy(stages['benchmark']), Path.cwd())
@@ -222,6 +231,40 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
     clock.stop()
     say(f'Page: {output / "index.html"}   bundle: {output / "bundle"}   total {clock.total():.0f} s')
     return summary
+
+
+def start_stage(stage: str) -> subprocess.Popen:
+    """Start a stage in a process of its own, its log in ``logs``, on half of the cores: the loader needs some too."""
+    verb = 'cluster' if stage == 'clustering' else 'train'
+    threads = str(max(1, (os.cpu_count() or 2) // 2))
+    environment = {**os.environ, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
+    command = [sys.executable, '-m', 'basicsr_unirestorer.cli', verb, '-opt', f'options/{stage}.yml']
+    with open(f'logs/{stage}.txt', 'w') as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def watch_stage(stage: str, process: subprocess.Popen, say: Callable[[str], None], every: float = 15) -> None:
+    """Wait for a stage, passing on its newest progress line now and then.
+
+    Raises:
+        UniRestorerError: The stage failed; its last words and its log are named.
+    """
+    log = Path(f'logs/{stage}.txt')
+    told = ''
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(every)
+        lines = [line for line in log.read_text(errors='replace').replace('\r', '\n').splitlines() if line.strip()]
+        progress = next((line for line in reversed(lines) if 'iter:' in line or 'batch/s' in line), '')
+        if progress != told:
+            say(f'   {stage}: {progress.partition(" INFO: ")[2] or progress}')
+            told = progress
+        if process.returncode is None:
+            continue
+        if process.returncode:
+            last = lines[-1] if lines else f'exit code {process.returncode}'
+            raise UniRestorerError(f'The demo stopped in stage {stage} ({last}); the whole log is {log.resolve()}.')
+        return
 
 
 class Clock:
@@ -306,5 +349,5 @@ def main(argv: list[str]) -> int:
     parser.add_argument('-o', '--output', type=Path, default=Path('demo_output'), help='folder to write')
     parser.add_argument('--scale', choices=tuple(SCALES), default='demo', help='smoke: wiring only, a minute')
     args = parser.parse_args(argv)
-    run(args.output, SCALES[args.scale])
+    run(args.output, SCALES[args.scale], partial(print, flush=True))
     return 0

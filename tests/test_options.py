@@ -1,0 +1,74 @@
+"""Every option file that ships can be read, names only what exists, and agrees with the other stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
+from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
+from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import LOADER_KEYS, OWN_KEYS
+from basicsr_unirestorer.degradations import DegradationRecipe
+from basicsr_unirestorer.preflight import check_options, read_options
+
+OPTIONS = Path(__file__).parents[1] / 'options'
+STAGES = ('encoder', 'clustering', 'experts', 'routing')
+FILES = sorted(path for path in OPTIONS.rglob('unirestorer_*.yml'))
+BASICSR_FILES = [path for path in FILES if path.stem.split('_', 1)[1] not in ('clustering', 'benchmark')]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(OPTIONS).as_posix()
+
+
+def tree_of(level_sizes: list[int]) -> DegradationTree:
+    """A tree of the given shape; who is whose child does not matter here."""
+    nodes = [Node(node_name(level, i), level, level - 1) for level, n in enumerate(level_sizes) for i in range(n)]
+    return DegradationTree(tuple(nodes), None)
+
+
+def test_the_promised_files_are_there():
+    for folder in ('', 'tiny/'):
+        assert {f'{folder}unirestorer_{stage}.yml' for stage in STAGES} <= set(map(relative, FILES))
+    assert any(relative(path).startswith('test/') for path in FILES)
+
+
+@pytest.mark.parametrize('path', BASICSR_FILES, ids=relative)
+def test_names_only_what_exists(path, registered):
+    opt = read_options(path)
+    opt['num_gpu'] = 0  # files for a GPU must be checkable without one
+    check_options(opt, is_train='train' in opt)
+
+
+@pytest.mark.parametrize('path', FILES, ids=relative)
+def test_datasets_have_known_keys_and_recipes(path):
+    for dataset in read_options(path)['datasets'].values():
+        assert set(dataset) <= {*LOADER_KEYS, *OWN_KEYS}
+        if 'recipe' in dataset:
+            DegradationRecipe.load(dataset['recipe'])
+
+
+@pytest.mark.parametrize('path', FILES, ids=relative)
+def test_says_what_it_is_and_how_to_run_it(path):
+    head = path.read_text().split('\nname:')[0]
+    command = next(line for line in head.splitlines() if line.startswith('# Command:'))
+    assert f'-opt options/{relative(path)}' in command
+
+
+@pytest.mark.parametrize('folder', ['', 'tiny/'], ids=['full', 'tiny'])
+def test_stages_fit_together(folder):
+    stage = {name: read_options(OPTIONS / f'{folder}unirestorer_{name}.yml') for name in STAGES}
+    steps = stage['experts']['datasets']['train']['expert_batch']['steps_per_level']
+    tree = tree_of(stage['clustering']['clustering']['level_sizes'])
+    assert stage['experts']['train']['total_iter'] == sum(steps_of_experts(tree, steps).values())
+    built_on = stage['clustering']['datasets']['train']
+    for later in ('experts', 'routing'):
+        data = stage[later]['datasets']['train']
+        assert all(data[key] == built_on[key] for key in ('dataroot_gt', 'recipe', 'variants', 'seed'))
+        assert Path(data['tree']).parent == Path('experiments') / stage['clustering']['name']
+    assert stage['routing']['experts']['default'] == stage['experts']['experts']['default']
+    assert stage['routing']['encoder'] == stage['clustering']['encoder']
+    trained = {key: value for key, value in stage['routing']['encoder'].items() if key != 'weights'}
+    assert trained == stage['encoder']['network_g']
+    assert f'experiments/{stage["encoder"]["name"]}/' in stage['routing']['encoder']['weights']
+    assert f'experiments/{stage["experts"]["name"]}/' in stage['routing']['experts']['weights']

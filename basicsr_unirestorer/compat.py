@@ -178,7 +178,10 @@ def _patch_sampler(module: ModuleType) -> None:
 
         def __iter__(self):
             if hasattr(self.dataset, 'epoch_order'):
-                order = self.dataset.epoch_order(self.epoch)
+                # An enlarged epoch is several rounds of the dataset, each in an order of its own.
+                rounds = max(1, round(self.num_samples * self.num_replicas / len(self.dataset)))
+                numbers = range(self.epoch * rounds, (self.epoch + 1) * rounds)
+                order = [index for number in numbers for index in self.dataset.epoch_order(number)]
                 # Equally many for every rank: one more batch on one of them would wait for the others for ever.
                 count = min(self.num_samples, len(order) // self.num_replicas)
                 indices = [order[self.rank + i * self.num_replicas] for i in range(count)]

@@ -50,6 +50,13 @@ def order_of(sampler, epoch):
     return list(sampler)
 
 
+def test_sampler_goes_through_an_enlarged_dataset_several_times(sampler_class):
+    sampler = sampler_class(OrderedNumbers(), 1, 0, ratio=3)
+    assert order_of(sampler, 0) == [*range(10), *range(100, 110), *range(200, 210)]
+    assert order_of(sampler, 1)[0] == 300
+    assert len(order_of(sampler, 2)) == len(sampler) == 30
+
+
 def test_sampler_leaves_other_datasets_alone(sampler_class):
     for rank in (0, 1):
         sampler = sampler_class(Numbers(), 2, rank, ratio=3)

@@ -29,6 +29,8 @@ STAGES = {
     'routing': {
         'datasets.train.gt_size': 32,
         'datasets.train.batch_size_per_gpu': 32,
+        'encoder.crop_size': 32,  # a quicker look at each picture, with the same weights
+        'encoder.num_crops': 1,
         'train.total_iter': 6,
         'train.scheduler.periods': [6],
         'logger.save_checkpoint_freq': 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import LOADER_KEYS, OWN_KEYS

@@ -21,6 +21,8 @@ from basicsr_unirestorer.data.image_files import SUFFIXES, find_pictures, read_p
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
 from basicsr_unirestorer.inference.tiling import tiled
 
+DEFAULT_BUNDLE = Path('demo_output/bundle')
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -173,16 +175,26 @@ def pick_device(name: str) -> str:
     return name
 
 
+def default_bundle() -> Path:
+    """Return the bundle of a demo that ran in the current folder; raises OptionError where there is none."""
+    if not (DEFAULT_BUNDLE / 'bundle.yml').is_file():
+        raise OptionError(
+            f'No bundle is given and there is none in {DEFAULT_BUNDLE}; give --bundle FOLDER, or run `unirestorer '
+            'demo` here to train a small one.'
+        )
+    return DEFAULT_BUNDLE
+
+
 def main(argv: list[str]) -> int:
     """Run ``unirestorer restore``; returns 0, or 1 where a picture failed."""
     parser = argparse.ArgumentParser(
         prog='unirestorer restore',
         description='Restore a picture or a folder of pictures.',
-        epilog='example: unirestorer restore photos/ restored/ --bundle demo_output/bundle',
+        epilog='example: unirestorer restore photos/ restored/ --bundle experiments/NAME/bundle',
     )
     parser.add_argument('input', type=Path, help='picture or folder')
     parser.add_argument('output', type=Path, help='picture or folder to write')
-    parser.add_argument('-b', '--bundle', required=True, help='bundle folder, as the routing stage writes it')
+    parser.add_argument('-b', '--bundle', type=Path, help=f'bundle folder (default: {DEFAULT_BUNDLE}, if it is there)')
     parser.add_argument(
         '--mode', choices=('auto', 'instruction'), help='default: instruction if labels are given, else auto'
     )
@@ -196,7 +208,8 @@ def main(argv: list[str]) -> int:
     labels = [label.strip() for label in args.labels.split(',') if label.strip()] if args.labels else None
     files = plan_files(args.input, args.output)
     mode = args.mode or ('instruction' if labels else 'auto')
-    restorer = Restorer.from_bundle(args.bundle, mode, labels, pick_device(args.device), args.tile, args.tile_overlap)
+    bundle = args.bundle or default_bundle()
+    restorer = Restorer.from_bundle(bundle, mode, labels, pick_device(args.device), args.tile, args.tile_overlap)
     done, failed = restore_files(restorer, files, args.overwrite)
     if args.json:
         print(json.dumps(done, indent=1))

@@ -58,6 +58,9 @@ def run(opt: dict, root: Path) -> Path:
     Raises:
         OptionError, DataError: From the options, the data and the tree builder.
     """
+    from basicsr_unirestorer import register
+
+    register()
     from basicsr.data import build_dataset
     from basicsr.utils import mkdir_and_rename
 
@@ -119,11 +122,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument('-opt', required=True, help='option file')
     args = parser.parse_args(argv)
-    from basicsr_unirestorer import register
     from basicsr_unirestorer.preflight import read_options
 
     opt = read_options(Path(args.opt))
-    register()
     folder = run(opt, Path.cwd())
     print((folder / 'quality.md').read_text())
     print(f'Tree and assignment written to {folder}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import zlib
 from collections.abc import Mapping
 from copy import deepcopy
@@ -10,17 +11,46 @@ from pathlib import Path
 
 import torch
 from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_unirestorer.clustering.tree import Node
-from basicsr_unirestorer.errors import DataError, OptionError, check_keys
+from basicsr_unirestorer.clustering.tree import DegradationTree, Node
+from basicsr_unirestorer.errors import DataError, OptionError, check_keys, did_you_mean
+
+
+def check_network(options: Mapping, where: str) -> None:
+    """Look up a network's type and the names of its arguments, without building it.
+
+    Args:
+        options: ``type`` and the network's own arguments.
+        where: Dotted place of the options, quoted in the message.
+
+    Raises:
+        OptionError: Naming the unknown type or argument and the nearest known one.
+    """
+    known = {key: network for key, network in ARCH_REGISTRY}  # it has no [], so dict(registry) fails
+    name = options.get('type')
+    network = known.get(name) or known.get(f'{name}_basicsr')  # BasicSR's scan files some under this suffix
+    if network is None:
+        raise OptionError(
+            f"{where}.type names '{name}', which neither BasicSR nor this package has.{did_you_mean(name, known)}"
+        )
+    parameters = inspect.signature(network).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        check_keys({key: value for key, value in options.items() if key != 'type'}, parameters, where)
+
+
+def make_network(options: Mapping, where: str) -> nn.Module:
+    """Build a network from its options, which stay as they are; raises OptionError as ``check_network`` does."""
+    check_network(options, where)
+    return build_network(deepcopy(dict(options)))
 
 
 def seeded_network(options: Mapping, seed: int, name: str) -> nn.Module:
     """Build a network whose initial weights depend on (seed, name) alone, whatever was built before it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(f'{seed}/{name}'.encode()))
-        return build_network(deepcopy(dict(options)))
+        return make_network(options, 'experts')
 
 
 def load_params(path: str | Path, prefer: str = 'params_ema') -> dict[str, Tensor]:
@@ -71,7 +101,7 @@ def build_encoder(options: Mapping) -> nn.Module:
         options: ``type``, ``weights`` (a checkpoint of the encoder stage) and the encoder's own arguments.
 
     Raises:
-        OptionError: ``weights`` is not given.
+        OptionError: ``weights`` is not given, or the network's type or one of its arguments is unknown.
         DataError: The weights are missing or do not fit.
     """
     options = dict(options)
@@ -81,7 +111,7 @@ def build_encoder(options: Mapping) -> nn.Module:
             'encoder.weights is missing; give the checkpoint of the encoder stage, '
             'e.g. experiments/NAME/models/net_g_latest.pth.'
         )
-    return frozen(load_into(build_network(options), load_params(weights), weights))
+    return frozen(load_into(make_network(options, 'encoder'), load_params(weights), weights))
 
 
 def expert_options(experts: Mapping, node: Node) -> dict:
@@ -102,6 +132,22 @@ def expert_options(experts: Mapping, node: Node) -> dict:
     dominant = next((label for label, count in node.labels.items() if count > node.count / 2), None)
     chosen = (experts.get('by_label') or {}).get(dominant, chosen) if node.level else chosen
     return deepcopy(dict((experts.get('overrides') or {}).get(node.name, chosen)))
+
+
+def check_experts(experts: Mapping, tree: DegradationTree) -> None:
+    """Look up every network, label and node of an ``experts`` block, before the first expert takes its hours.
+
+    Raises:
+        OptionError: Naming the unknown key, network, label or node, and the nearest known one.
+    """
+    expert_options(experts, tree.nodes[0])
+    by_label, overrides = (experts.get(key) or {} for key in ('by_label', 'overrides'))
+    check_keys(by_label, tree.nodes[0].labels, 'experts.by_label')
+    check_keys(overrides, [node.name for node in tree.nodes], 'experts.overrides')
+    check_network(experts['default'], 'experts.default')
+    for group, networks in (('by_label', by_label), ('overrides', overrides)):
+        for key, options in networks.items():
+            check_network(options, f'experts.{group}.{key}')
 
 
 def weights_fingerprint(params: Mapping[str, Tensor]) -> str:

@@ -61,3 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     for sentence in dropped:
         print(f'left out: {sentence}', file=sys.stderr)
     return 1 if dropped else 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -127,6 +127,9 @@ def run(opt: dict, root: Path) -> tuple[Path, list[dict], list[dict]]:
     Returns:
         The results folder, the summary and the rows of all pictures.
     """
+    from basicsr_unirestorer import register
+
+    register()
     from basicsr.archs import build_network
     from basicsr.data import build_dataloader, build_dataset
     from basicsr.utils import mkdir_and_rename
@@ -192,11 +195,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument('-opt', required=True, help='option file')
     parser.add_argument('--json', action='store_true', help='print the summary as JSON instead of a table')
     args = parser.parse_args(argv)
-    from basicsr_unirestorer import register
     from basicsr_unirestorer.preflight import read_options
 
     opt = read_options(Path(args.opt))
-    register()
     folder, _, _ = run(opt, Path.cwd())
     print((folder / ('summary.json' if args.json else 'table.md')).read_text())
     print(f'Written to {folder}')

@@ -10,19 +10,26 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from pathlib import Path
 
 import yaml
-from basicsr.archs import build_network
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from basicsr_unirestorer.archs.building import frozen, load_into, weights_fingerprint
+from basicsr_unirestorer.archs.building import frozen, load_into, make_network, weights_fingerprint
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, TreeMismatchError
 
 FORMAT_VERSION = 1
+# what bundle.yml holds beside its format
+CONTENT = {
+    'tree_fingerprint': str,
+    'encoder_fingerprint': str,
+    'encoder': dict,
+    'router': dict,
+    'experts': dict,
+    'files': dict,
+}
 
 
 def file_hash(path: Path) -> str:
@@ -106,10 +113,12 @@ class Bundle:
         try:
             self.content = yaml.safe_load((self.folder / 'bundle.yml').read_text())
             version = self.content['format']
-            for key in ('tree_fingerprint', 'encoder_fingerprint', 'encoder', 'router', 'experts', 'files'):
-                self.content[key]
-        except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise DataError(f'{self.folder / "bundle.yml"} is damaged ({error}); copy the bundle again.') from error
+            for key, kind in CONTENT.items():
+                if not isinstance(self.content[key], kind):
+                    raise TypeError(f'{key} is no {kind.__name__}')
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+            reason = ' '.join(str(error).split())
+            raise DataError(f'{self.folder / "bundle.yml"} is damaged ({reason}); copy the bundle again.') from error
         if version != FORMAT_VERSION:
             raise DataError(
                 f'{self.folder} has bundle format {version} but this version reads format '
@@ -143,7 +152,7 @@ class Bundle:
         path = self.folder / f'{part}.safetensors'
         if not path.is_file() or file_hash(path) != self.content['files'].get(path.relative_to(self.folder).as_posix()):
             raise DataError(f'{path} is missing or damaged (its checksum differs); copy the whole bundle again.')
-        return frozen(load_into(build_network(deepcopy(dict(options))), load_file(path), path))
+        return frozen(load_into(make_network(options, part), load_file(path), path))
 
     def encoder(self) -> nn.Module:
         """Read the frozen degradation encoder; raises DataError for a missing or damaged file."""

@@ -187,25 +187,20 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
     Raises:
         UniRestorerError: ``output`` is a folder of something else, or a stage failed.
     """
-    from basicsr_unirestorer import register
-    from basicsr_unirestorer.data.prepare import prepare
-
     output = output.resolve()
     if output.exists() and any(output.iterdir()) and not (output / 'options').is_dir():
         raise DataError(f'{output} exists and is no earlier demo; choose another folder with --output.')
     shutil.rmtree(output, ignore_errors=True)
     (output / 'options').mkdir(parents=True)
     (output / 'logs').mkdir()
-    register()
-    from basicsr_unirestorer.inference import benchmark
-
     clock = Clock(say)
     with working_folder(output):
         clock.start('collecting the sample photographs')
         collect_pictures(Path('pictures/train'), TRAIN_PICTURES, MAX_SIDE)
         collect_pictures(Path('pictures/test'), TEST_PICTURES, scale.test_side)
-        prepare('pictures/train', 'datasets/train.lmdb', crop=160, step=160)
-        prepare('pictures/test', 'datasets/test.lmdb')
+        for part, more in (('train', ('--crop', '160')), ('test', ())):
+            module = ('-m', 'basicsr_unirestorer.data.prepare')
+            watch(part, start(part, *module, f'pictures/{part}', f'datasets/{part}.lmdb', *more), say)
         stages = stage_options(scale)
         for stage, opt in stages.items():
             Path(f'options/{stage}.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
@@ -215,16 +210,18 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
                 clock.start(what)
                 if stage == 'experts':  # the baseline trains beside them: each on half of the processor cores
                     rival = start_stage('one_for_all')
-                watch_stage(stage, start_stage(stage), say)
+                watch(stage, start_stage(stage), say)
                 if stage == 'clustering':
                     say(Path('experiments/demo_clustering/quality.md').read_text())
             clock.start('training one network for everything, with as many steps')
-            watch_stage('one_for_all', rival, say)
+            watch('one_for_all', rival, say)
         finally:
             if rival is not None and rival.poll() is None:
                 rival.kill()
         shutil.copytree('experiments/demo_routing/bundle', 'bundle')
         clock.start('restoring the test photographs')
+        from basicsr_unirestorer.inference import benchmark  # heavy, and while the stages run the memory is theirs
+
         folder, summary, rows = benchmark.run(deepcopy(stages['benchmark']), Path.cwd())
         say((folder / 'table.md').read_text())
         page(stages['benchmark'], summary, rows, scale)
@@ -234,22 +231,26 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
 
 
 def start_stage(stage: str) -> subprocess.Popen:
-    """Start a stage in a process of its own, its log in ``logs``, on half of the cores: the loader needs some too."""
+    """Start a stage with its option file."""
     verb = 'cluster' if stage == 'clustering' else 'train'
+    return start(stage, '-m', 'basicsr_unirestorer.cli', verb, '-opt', f'options/{stage}.yml')
+
+
+def start(name: str, *arguments: str) -> subprocess.Popen:
+    """Start Python in a process of its own, its log in ``logs``, on half of the cores: the loader needs some too."""
     threads = str(max(1, (os.cpu_count() or 2) // 2))
     environment = {**os.environ, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
-    command = [sys.executable, '-m', 'basicsr_unirestorer.cli', verb, '-opt', f'options/{stage}.yml']
-    with open(f'logs/{stage}.txt', 'w') as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    with open(f'logs/{name}.txt', 'w') as log:
+        return subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
-def watch_stage(stage: str, process: subprocess.Popen, say: Callable[[str], None], every: float = 15) -> None:
-    """Wait for a stage, passing on its newest progress line now and then.
+def watch(name: str, process: subprocess.Popen, say: Callable[[str], None], every: float = 15) -> None:
+    """Wait for a stage to end, passing on its newest progress line now and then.
 
     Raises:
         UniRestorerError: The stage failed; its last words and its log are named.
     """
-    log = Path(f'logs/{stage}.txt')
+    log = Path(f'logs/{name}.txt')
     told = ''
     while True:
         with suppress(subprocess.TimeoutExpired):
@@ -257,13 +258,13 @@ def watch_stage(stage: str, process: subprocess.Popen, say: Callable[[str], None
         lines = [line for line in log.read_text(errors='replace').replace('\r', '\n').splitlines() if line.strip()]
         progress = next((line for line in reversed(lines) if 'iter:' in line or 'batch/s' in line), '')
         if progress != told:
-            say(f'   {stage}: {progress.partition(" INFO: ")[2] or progress}')
+            say(f'   {name}: {progress.partition(" INFO: ")[2] or progress}')
             told = progress
         if process.returncode is None:
             continue
         if process.returncode:
             last = lines[-1] if lines else f'exit code {process.returncode}'
-            raise UniRestorerError(f'The demo stopped in stage {stage} ({last}); the whole log is {log.resolve()}.')
+            raise UniRestorerError(f'The demo stopped in stage {name} ({last}); the whole log is {log.resolve()}.')
         return
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from basicsr_unirestorer.errors import OptionError, UniRestorerError, check_keys
 
-TRAIN_KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'scheduler')
+TRAIN_KEYS = ('total_iter', 'warmup_iter', 'optim_g', 'scheduler')
 
 
 def check_train_options(opt: Mapping, own: tuple[str, ...]) -> None:

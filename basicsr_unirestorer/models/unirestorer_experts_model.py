@@ -14,7 +14,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from basicsr_unirestorer import compat
-from basicsr_unirestorer.archs.building import expert_options, load_into, load_params, seeded_network
+from basicsr_unirestorer.archs.building import check_experts, expert_options, load_into, load_params, seeded_network
 from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
@@ -33,7 +33,7 @@ class UniRestorerExpertsModel(SRModel):
 
     def __init__(self, opt: dict) -> None:
         BaseModel.__init__(self, opt)  # SRModel would build network_g; only its validation is wanted
-        check_train_options(opt, ('pixel_opt', 'init_from_parent', 'grad_clip', 'channels_last'))
+        check_train_options(opt, ('pixel_opt', 'ema_decay', 'init_from_parent', 'grad_clip', 'channels_last'))
         data = opt['datasets']['train']
         if not data.get('expert_batch') or not data.get('tree'):
             raise OptionError(
@@ -41,6 +41,7 @@ class UniRestorerExpertsModel(SRModel):
                 'see options/unirestorer_experts.yml.'
             )
         self.tree = DegradationTree.load(data['tree'])
+        check_experts(opt.get('experts') or {}, self.tree)
         self.steps = steps_of_experts(
             self.tree, data['expert_batch']['steps_per_level'], data['expert_batch'].get('experts')
         )

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from basicsr_unirestorer.archs.building import (
     build_encoder,
+    check_experts,
     expert_options,
     frozen,
     load_into,
@@ -55,6 +56,7 @@ class UniRestorerRoutingModel(SRModel):
         check_keys(opt['train'].get('leaf_opt') or {}, ('loss_weight',), 'train.leaf_opt')
         check_keys(opt['train'].get('level_opt') or {}, ('loss_weight', 'temperature_db'), 'train.level_opt')
         self.tree = DegradationTree.load(data['tree'])
+        check_experts(opt.get('experts') or {}, self.tree)
         super().__init__(opt)
         self._check_router()
         self.encoder = build_encoder(opt['encoder']).to(self.device)

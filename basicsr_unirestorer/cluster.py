@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from basicsr_unirestorer.clustering.tree import DegradationTree
-from basicsr_unirestorer.errors import check_keys
+from basicsr_unirestorer.errors import check_keys, need_keys
 
 TOP_KEYS = ('name', 'datasets', 'encoder', 'clustering', 'num_gpu', 'manual_seed', 'scale')
 CLUSTERING_KEYS = ('level_sizes', 'num_crops', 'batch_size', 'num_worker', 'seed')
@@ -70,7 +70,9 @@ def run(opt: dict, root: Path) -> Path:
     from basicsr_unirestorer.clustering.quality import draw_projection, quality_report, report_table
 
     check_keys(opt, TOP_KEYS, 'options')
-    settings = opt.get('clustering') or {}
+    need_keys(opt, ('name', 'datasets', 'encoder', 'clustering'), 'options')
+    need_keys(opt['datasets'], ('train',), 'datasets')
+    settings = opt['clustering']
     check_keys(settings, CLUSTERING_KEYS, 'clustering')
     check_level_sizes(settings.get('level_sizes') or [])
     dataset = build_dataset({**opt['datasets']['train'], 'phase': 'train'})

@@ -45,3 +45,10 @@ def check_keys(given: Mapping, allowed: Iterable[str], where: str) -> None:
             raise OptionError(
                 f"Unknown option '{where}.{key}'.{did_you_mean(key, allowed)} Allowed: {', '.join(sorted(allowed))}."
             )
+
+
+def need_keys(given: Mapping, needed: Iterable[str], where: str) -> None:
+    """Refuse options that lack a key, or hold nothing under it; raises OptionError naming the first one."""
+    for key in needed:
+        if not given.get(key):
+            raise OptionError(f"Option '{where}.{key}' is missing.{did_you_mean(key, given)}")

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from basicsr_unirestorer.errors import UniRestorerError
+from basicsr_unirestorer.option_files import options_dir
 
 MANIFEST = '.unirestorer_link.json'
 HEADER = '"""Written by \'unirestorer link\'; \'unirestorer unlink\' removes it."""\n'
@@ -60,12 +61,6 @@ class Plan:
 
     def digest_of(self, path: Path) -> str:
         return _digest(self.files[path].encode()) if path in self.files else _digest(self.links[path].read_bytes())
-
-
-def options_dir() -> Path:
-    """The folder with our option files: inside the installed wheel, or beside the package in its own checkout."""
-    package = Path(__file__).resolve().parent
-    return next((d for d in (package / 'options', package.parent / 'options') if d.is_dir()), package / 'options')
 
 
 def find_target(path: Path | None) -> Target:

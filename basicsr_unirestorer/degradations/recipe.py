@@ -15,11 +15,10 @@ import yaml
 from basicsr_unirestorer.degradations.record import DegradationRecord, Operation
 from basicsr_unirestorer.degradations.registry import DEGRADATION_TYPES
 from basicsr_unirestorer.errors import OptionError, check_keys, did_you_mean
+from basicsr_unirestorer.option_files import options_dir
 
 ORDERS = ('physical', 'shuffle', 'listed')
 RECIPE_KEYS = ('name', 'order', 'count', 'exclusive', 'degradations', 'mixtures')
-PACKAGE = Path(__file__).resolve().parent.parent
-RECIPE_FOLDERS = (PACKAGE / 'options' / 'recipes', PACKAGE.parent / 'options' / 'recipes')  # installed, checkout
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class DegradationRecipe:
         path = Path(source).expanduser()
         if path.suffix in ('.yml', '.yaml'):
             return cls.from_yaml(path)
-        files = {file.stem: file for folder in reversed(RECIPE_FOLDERS) for file in sorted(folder.glob('*.yml'))}
+        files = {file.stem: file for file in sorted((options_dir() / 'recipes').glob('*.yml'))}
         if str(source) not in files:
             raise OptionError(
                 f"There is no recipe '{source}'.{did_you_mean(source, files)} Known: "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from basicsr_unirestorer.errors import OptionError, check_keys
+from basicsr_unirestorer.errors import OptionError, check_keys, need_keys
 
 KEYS = ('name', 'num_gpu', 'manual_seed', 'datasets', 'bundle', 'mode', 'labels', 'oracle', 'rivals')
 
@@ -130,14 +130,14 @@ def run(opt: dict, root: Path) -> tuple[Path, list[dict], list[dict]]:
     from basicsr_unirestorer import register
 
     register()
-    from basicsr.archs import build_network
     from basicsr.data import build_dataloader, build_dataset
     from basicsr.utils import mkdir_and_rename
 
-    from basicsr_unirestorer.archs.building import frozen, load_into, load_params
+    from basicsr_unirestorer.archs.building import frozen, load_into, load_params, make_network
     from basicsr_unirestorer.archs.unirestorer_arch import UniRestorer
 
     check_keys(opt, KEYS, 'options')
+    need_keys(opt, ('name', 'datasets', 'bundle'), 'options')
     oracle = opt.get('oracle', 'caption')
     if oracle not in ('all', 'caption'):
         raise OptionError(f"oracle is '{oracle}'; write all or caption.")
@@ -146,9 +146,9 @@ def run(opt: dict, root: Path) -> tuple[Path, list[dict], list[dict]]:
     rivals = {}
     for name, rival in (opt.get('rivals') or {}).items():
         check_keys(rival, ('network', 'weights'), f'rivals.{name}')
-        rivals[name] = frozen(
-            load_into(build_network(rival['network']), load_params(rival['weights']), rival['weights'])
-        )
+        need_keys(rival, ('network', 'weights'), f'rivals.{name}')
+        network = make_network(rival['network'], f'rivals.{name}.network')
+        rivals[name] = frozen(load_into(network, load_params(rival['weights']), rival['weights']))
         rivals[name].to(device, memory_format=torch.channels_last)
     columns = ['input', 'root', *rivals, 'routed', 'by label'] + (['best node'] if oracle == 'all' else [])
     rows, start = [], time.time()

@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from basicsr_unirestorer.errors import DataError, UniRestorerError
+from basicsr_unirestorer.option_files import options_dir
 
 # (package, picture): what the test set shows is never trained on
 TRAIN_PICTURES = (
@@ -106,20 +107,11 @@ def collect_pictures(folder: Path, pictures: tuple[tuple[str, str], ...], max_si
             picture.save(folder / f'{path.stem}.png')
 
 
-def options_folder() -> Path:
-    """Return the folder of option files: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    return next(
-        (folder for folder in (package / 'options', package.parent / 'options') if (folder / 'tiny').is_dir()),
-        package.parent / 'options',
-    )
-
-
 def stage_options(scale: Scale) -> dict[str, dict]:
     """Return the option files of ``options/tiny`` with the demo's data and sizes, by stage."""
 
     def load(stage: str) -> dict:
-        return yaml.safe_load((options_folder() / 'tiny' / f'unirestorer_{stage}.yml').read_text())
+        return yaml.safe_load((options_dir() / 'tiny' / f'unirestorer_{stage}.yml').read_text())
 
     stages = {
         stage: load(stage) for stage in ('encoder', 'clustering', 'experts', 'one_for_all', 'routing', 'benchmark')

@@ -16,17 +16,34 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*starts, length - tile]
 
 
-def feather(size: int, overlap: int, device: torch.device) -> Tensor:
-    """Return blending weights along one axis, shape (size,): rising over the overlap, then one, then falling."""
-    ramp = (torch.arange(1, size + 1, device=device) / (overlap + 1)).clamp(max=1)
-    return torch.minimum(ramp, ramp.flip(0))
+def blind_margin(overlap: int) -> int:
+    """Return how many pixels at a tile's inner edge count for nothing: there the network lacked context."""
+    return min(max(1, overlap // 4), overlap // 2)
+
+
+def feather(size: int, overlap: int, inner: tuple[bool, bool], device: torch.device) -> Tensor:
+    """Return blending weights along one axis, shape (size,).
+
+    Args:
+        size: Length of the tile.
+        overlap: Pixels shared with each neighbour.
+        inner: Whether the tile has a neighbour at its start and at its end. There the weights are zero for the blind
+            margin and rise to one within the overlap; at the picture's border they are one.
+        device: Where the weights are wanted.
+    """
+    margin = blind_margin(overlap)
+    rise = (torch.arange(1, size + 1, device=device) - margin) / (overlap - 2 * margin + 1)
+    weights = torch.ones(size, device=device)
+    for has_neighbour, ramp in zip(inner, (rise, rise.flip(0)), strict=True):
+        weights = torch.minimum(weights, ramp.clamp(min=0)) if has_neighbour else weights
+    return weights
 
 
 def tiled(net: Callable[[Tensor], Tensor], lq: Tensor, tile_size: int, tile_overlap: int) -> Tensor:
     """Run a network on overlapping tiles and blend them linearly.
 
-    Equal to the untiled result where the network sees no further than half the overlap; networks that average over the
-    whole picture see one tile instead.
+    Equal to the untiled result where the network sees no further than a quarter of the overlap (and one pixel from an
+    overlap of 2 on); networks that average over the whole picture see one tile instead.
 
     Args:
         net: Maps (n, 3, h, w) to the same shape.
@@ -45,10 +62,11 @@ def tiled(net: Callable[[Tensor], Tensor], lq: Tensor, tile_size: int, tile_over
         for left in tile_starts(w, tile_size, tile_overlap):
             place = (..., slice(top, top + tile_size), slice(left, left + tile_size))
             piece = lq[place]
-            weight = (
-                feather(piece.shape[-2], tile_overlap, lq.device)[:, None]
-                * feather(piece.shape[-1], tile_overlap, lq.device)[None, :]
+            along_h, along_w = (
+                feather(side, tile_overlap, (start > 0, start + side < length), lq.device)
+                for start, side, length in ((top, piece.shape[-2], h), (left, piece.shape[-1], w))
             )
+            weight = along_h[:, None] * along_w[None, :]
             total[place] += net(piece) * weight
             weights[place] += weight
     return total / weights

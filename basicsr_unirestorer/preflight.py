@@ -78,11 +78,16 @@ def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
     """
     from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
+    from basicsr_unirestorer.models.training_util import check_train_options
+
     _check_sections(opt, is_train)
     _check_device(opt)
     _check_registered(MODEL_REGISTRY, opt['model_type'], 'model_type')
     _check_datasets(opt['datasets'], is_train)
     _check_networks(opt)
+    own = getattr(MODEL_REGISTRY.get(opt['model_type']), 'train_options', None)
+    if is_train and own is not None:
+        check_train_options(opt, own)
     for key, value in (opt.get('train') or {}).items() if is_train else ():
         if key.endswith('_opt') and isinstance(value, Mapping) and 'type' in value:
             _check_registered(LOSS_REGISTRY, value['type'], f'train.{key}.type')
@@ -175,6 +180,8 @@ def _check_datasets(datasets: Mapping, is_train: bool) -> None:
             )
         _need(dataset, 'name', where)
         _check_registered(DATASET_REGISTRY, _need(dataset, 'type', where), f'{where}.type')
+        # stock data sets take anything; ours says what it knows
+        check_keys(dataset, getattr(DATASET_REGISTRY.get(dataset['type']), 'known_options', dataset), where)
         for key in ('batch_size_per_gpu', 'num_worker_per_gpu') if kind == 'train' else ():
             least = 1 if key.startswith('batch') else 0
             if not isinstance(_need(dataset, key, where), int) or dataset[key] < least:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,9 +12,18 @@ import numpy as np
 import pytest
 import yaml
 
-from basicsr_unirestorer import compat
+from basicsr_unirestorer import compat, launch
 
 compat.shim_imports()  # so that a test may import BasicSR before anything of ours
+
+
+@pytest.fixture(autouse=True)
+def quiet_end():
+    """Close BasicSR's log: it would write into the next test, to the stderr that pytest took away with this one."""
+    yield
+    if 'basicsr.utils.logger' in sys.modules:
+        launch._close_logger()
+        logging.getLogger('basicsr').setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope='session')

@@ -39,7 +39,7 @@ def stage_options(demo: Path, stage: str, changes: Mapping[str, Any] | None = No
     return change(absolute(yaml.safe_load((demo / 'options' / f'{stage}.yml').read_text()), demo), changes or {})
 
 
-def tester_options(demo: Path, changes: Mapping[str, Any] | None = None) -> dict:
+def metric_options(demo: Path, changes: Mapping[str, Any] | None = None) -> dict:
     """Return the packaged options of the tester, on the smoke demo's bundle and test pictures."""
     opt = yaml.safe_load((linking.options_dir() / 'tiny' / 'unirestorer_test.yml').read_text())
     for data in opt['datasets'].values():

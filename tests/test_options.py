@@ -10,6 +10,7 @@ from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import LOADER_KEYS, OWN_KEYS
 from basicsr_unirestorer.degradations import DegradationRecipe
+from basicsr_unirestorer.errors import OptionError
 from basicsr_unirestorer.preflight import check_options, read_options
 
 OPTIONS = Path(__file__).parents[1] / 'options'
@@ -47,6 +48,14 @@ def test_datasets_have_known_keys_and_recipes(path):
         assert set(dataset) <= {*LOADER_KEYS, *OWN_KEYS}
         if 'recipe' in dataset:
             DegradationRecipe.load(dataset['recipe'])
+
+
+@pytest.mark.parametrize(('section', 'message'), [('train', 'train.ema_decy'), ('datasets', 'datasets.train.ema_decy')])
+def test_a_misspelt_option_is_found_before_anything_is_touched(section, message, registered):
+    opt = read_options(OPTIONS / 'tiny/unirestorer_experts.yml')
+    (opt['train'] if section == 'train' else opt['datasets']['train'])['ema_decy'] = 1
+    with pytest.raises(OptionError, match=f"Unknown option '{message}'"):
+        check_options(opt, is_train=True)
 
 
 @pytest.mark.parametrize('path', FILES, ids=relative)

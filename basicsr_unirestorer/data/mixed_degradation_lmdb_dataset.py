@@ -84,10 +84,11 @@ def read_keys(root: str) -> list[tuple[str, tuple[int, int, int]]]:
 def open_lmdb(root: str) -> FileClient:
     """Open an LMDB once a process, which is as often as LMDB allows; a forked worker reads on through its parent's map.
 
-    That is safe here because the map is read-only and takes no locks. A file written anew is opened anew.
+    That is safe here because the map is read-only and takes no locks. A file written anew is opened anew, and one that
+    two paths lead to is opened once.
     """
     facts = os.stat(Path(root) / 'data.mdb')
-    return _open_lmdb(root, facts.st_ino, facts.st_mtime_ns)
+    return _open_lmdb(os.path.realpath(root), facts.st_ino, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
@@ -129,6 +130,8 @@ class MixedDegradationLMDBDataset(Dataset):
     ``caption``, ``labels`` (comma-separated), and ``leaf`` (int, -1 without an assignment). An expert batch holds
     ``lq`` and ``gt`` (batch, 3, h, w), ``sample_id`` (list), ``node`` and ``step``.
     """
+
+    known_options = LOADER_KEYS + OWN_KEYS
 
     def __init__(self, opt: dict) -> None:
         super().__init__()

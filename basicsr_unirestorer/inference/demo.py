@@ -58,12 +58,12 @@ class Scale:
 SCALES = {
     'demo': Scale(
         encoder_iters=260,
-        steps_per_level=(1000, 400, 180),
+        steps_per_level=(900, 350, 150),
         routing_iters=120,
-        patch=56,
+        patch=48,
         width=16,
         variants=8,
-        test_variants=20,
+        test_variants=12,
         test_side=320,
     ),
     # wiring only: seconds a stage, for tests; its pictures come out no better
@@ -148,6 +148,7 @@ def stage_options(scale: Scale) -> dict[str, dict]:
         data['expert_batch']['steps_per_level'] = (
             list(scale.steps_per_level) if stage == 'experts' else [scale.expert_steps, 0, 0]
         )
+    stages['routing']['datasets']['train']['gt_size'] = max(2 * scale.patch, 32)
     stages['encoder']['datasets'].pop('val')
     stages['encoder'].pop('val')
     stages['benchmark']['datasets']['test_2']['variants'] = max(1, scale.test_variants // 5)

@@ -23,8 +23,10 @@ class DegradationEncoderModel(SRModel):
     pictures are nearest to their own caption, or to one with the same degradation types.
     """
 
+    train_options = ('contrastive_opt',)
+
     def init_training_settings(self) -> None:
-        check_train_options(self.opt, ('contrastive_opt',))
+        check_train_options(self.opt, self.train_options)
         self.net_g = self.net_g.to(memory_format=torch.channels_last).train()
         self.net_t = self.model_to_device(build_network(self.opt['network_t']))
         load_path = self.opt['path'].get('pretrain_network_t')

@@ -31,9 +31,11 @@ class UniRestorerExpertsModel(SRModel):
     checkpoint holds the expert at hand (``net_<node>_<iter>.pth``) and its state. Networks come from ``experts``.
     """
 
+    train_options = ('pixel_opt', 'ema_decay', 'init_from_parent', 'grad_clip', 'channels_last')
+
     def __init__(self, opt: dict) -> None:
         BaseModel.__init__(self, opt)  # SRModel would build network_g; only its validation is wanted
-        check_train_options(opt, ('pixel_opt', 'ema_decay', 'init_from_parent', 'grad_clip', 'channels_last'))
+        check_train_options(opt, self.train_options)
         data = opt['datasets']['train']
         if not data.get('expert_batch') or not data.get('tree'):
             raise OptionError(

@@ -45,6 +45,8 @@ class UniRestorerRoutingModel(SRModel):
     The end of training writes ``experiments/<name>/bundle``.
     """
 
+    train_options = ('pixel_opt', 'dg_opt', 'balance_opt', 'leaf_opt', 'level_opt')
+
     def __init__(self, opt: dict) -> None:
         data = opt['datasets']['train']
         if not data.get('tree') or not data.get('assignments'):
@@ -52,7 +54,7 @@ class UniRestorerRoutingModel(SRModel):
                 'UniRestorerRoutingModel needs datasets.train.tree and assignments; '
                 'see options/unirestorer_routing.yml.'
             )
-        check_train_options(opt, ('pixel_opt', 'dg_opt', 'balance_opt', 'leaf_opt', 'level_opt'))
+        check_train_options(opt, self.train_options)
         check_keys(opt['train'].get('leaf_opt') or {}, ('loss_weight',), 'train.leaf_opt')
         check_keys(opt['train'].get('level_opt') or {}, ('loss_weight', 'temperature_db'), 'train.level_opt')
         self.tree = DegradationTree.load(data['tree'])

@@ -64,9 +64,7 @@ def test_expert_trained_alone_equals_the_one_trained_among_others(smoke_demo, tm
     alone |= {'datasets.train.expert_batch.experts': ['l1_01']}
     assert train(tmp_path, child(smoke_demo, **alone)) == 0
     among = latest_weights(tmp_path, 'all')
-    assert_same_weights(
-        latest_weights(tmp_path, 'alone'), {'net_l1_01_latest.pth': among['net_l1_01_latest.pth']}
-    )
+    assert_same_weights(latest_weights(tmp_path, 'alone'), {'net_l1_01_latest.pth': among['net_l1_01_latest.pth']})
 
 
 # ------------------------------------------------------------------------------------------------- validation

@@ -149,6 +149,7 @@ def stage_options(scale: Scale) -> dict[str, dict]:
             list(scale.steps_per_level) if stage == 'experts' else [scale.expert_steps, 0, 0]
         )
     stages['routing']['datasets']['train']['gt_size'] = max(2 * scale.patch, 32)
+    stages['routing']['train']['expert_size'] = scale.patch
     stages['encoder']['datasets'].pop('val')
     stages['encoder'].pop('val')
     stages['benchmark']['datasets']['test_2']['variants'] = max(1, scale.test_variants // 5)

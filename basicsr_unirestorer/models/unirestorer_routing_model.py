@@ -38,14 +38,18 @@ class UniRestorerRoutingModel(SRModel):
     ``train.pixel_opt``, ``dg_opt`` and ``balance_opt`` are the paper's objective: L1 of the routed picture, reaching
     the gates through a straight-through factor; L_dg; L_aux. Two direct teachers may be added:
 
-    - ``leaf_opt: {loss_weight}``: cross entropy of the leaf logits with the sample's own leaf;
+    - ``leaf_opt: {loss_weight, temperature_db}``: cross entropy of the leaf logits with the sample's own leaf or, where
+      a temperature is given, with the softmax of the PSNR that the experts of this leaf and its siblings reach:
+      clusters are only a guess at which expert serves a sample best;
     - ``level_opt: {loss_weight, temperature_db}``: cross entropy of the level logits with the softmax of the PSNR that
       the experts on the chosen leaf's path reach, so that a wrong or useless leaf teaches a coarser level.
+
+    ``train.expert_size`` lets the experts restore only a centre crop of that side; the encoder reads the whole patch.
 
     The end of training writes ``experiments/<name>/bundle``.
     """
 
-    train_options = ('pixel_opt', 'dg_opt', 'balance_opt', 'leaf_opt', 'level_opt')
+    train_options = ('pixel_opt', 'dg_opt', 'balance_opt', 'leaf_opt', 'level_opt', 'expert_size')
 
     def __init__(self, opt: dict) -> None:
         data = opt['datasets']['train']
@@ -55,7 +59,7 @@ class UniRestorerRoutingModel(SRModel):
                 'see options/unirestorer_routing.yml.'
             )
         check_train_options(opt, self.train_options)
-        check_keys(opt['train'].get('leaf_opt') or {}, ('loss_weight',), 'train.leaf_opt')
+        check_keys(opt['train'].get('leaf_opt') or {}, ('loss_weight', 'temperature_db'), 'train.leaf_opt')
         check_keys(opt['train'].get('level_opt') or {}, ('loss_weight', 'temperature_db'), 'train.level_opt')
         self.tree = DegradationTree.load(data['tree'])
         check_experts(opt.get('experts') or {}, self.tree)
@@ -107,12 +111,20 @@ class UniRestorerRoutingModel(SRModel):
         self.leaf_opt = train_opt.get('leaf_opt')
         self.level_opt = train_opt.get('level_opt')
         self.paths = torch.as_tensor(self.tree.paths, device=self.device)
+        self.siblings = self._sibling_leaves()
         self.centres = torch.as_tensor(self.tree.centres[self.tree.leaves], device=self.device)
         self.setup_optimizers()
         self.setup_schedulers()
 
     def feed_data(self, data: dict) -> None:
         super().feed_data(data)
+        # what the experts restore: all of the patch, or its centre
+        h, w = self.lq.shape[-2:]
+        size = self.opt['train'].get('expert_size') or max(h, w)
+        top, left = max(0, (h - size) // 2), max(0, (w - size) // 2)
+        centre = (..., slice(top, top + size), slice(left, left + size))
+        self.expert_lq = self.lq[centre].contiguous(memory_format=torch.channels_last)
+        self.expert_gt = self.gt[centre]
         self.leaf = data['leaf'].to(self.device)
         self.sample_id = data['sample_id']
 
@@ -135,12 +147,12 @@ class UniRestorerRoutingModel(SRModel):
             )  # (n, 1)
             factor = (gate / gate.detach())[..., None, None]  # one, but it carries the gradient to the gates
             chosen = torch.stack([restored[t][i] for i, t in enumerate(level.tolist())])
-            losses['l_pix'] = self.cri_pix(chosen * factor, self.gt)
+            losses['l_pix'] = self.cri_pix(chosen * factor, self.expert_gt)
         if self.leaf_opt:
-            losses['l_leaf'] = self.leaf_opt['loss_weight'] * F.cross_entropy(out.leaf_logits, self.leaf)
+            losses['l_leaf'] = self.leaf_opt['loss_weight'] * F.cross_entropy(out.leaf_logits, self._leaf_target())
         if self.level_opt:
             losses['l_level'] = self.level_opt['loss_weight'] * F.cross_entropy(
-                out.level_logits, self._level_target(restored)
+                out.level_logits, self._softmax_of_psnr(list(restored.values()), self.level_opt)
             )
         total = sum(losses.values())
         require_finite(total, f'the router at iteration {current_iter} (samples {", ".join(self.sample_id[:3])} ...)')
@@ -149,26 +161,53 @@ class UniRestorerRoutingModel(SRModel):
         self.log_dict = self.reduce_loss_dict(losses)
         self.log_dict['leaf_accuracy'] = (leaf == self.leaf).float().mean().item()
 
+    def _expert(self, node_id: int) -> torch.nn.Module:
+        return self.bank.get(self.tree.nodes[node_id].name, self.device)
+
+    def _restore(self, node_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Restore the chosen rows of the batch, each with its node's expert; the other rows are zero."""
+        output = torch.zeros_like(self.expert_lq)
+        if rows.any():
+            output[rows] = restore_by_node(self.expert_lq[rows], node_ids[rows], self._expert)
+        return output
+
     @torch.no_grad()
     def _restore_path(self, leaf: torch.Tensor, level: torch.Tensor) -> dict[int, torch.Tensor]:
         """Restore each picture with the experts on its leaf's path: at every level, or only where it is chosen."""
-        restored = {}
-        for t in range(self.tree.num_levels):
-            rows = torch.ones_like(level, dtype=torch.bool) if self.level_opt else level == t
-            output = torch.zeros_like(self.lq)
-            if rows.any():
-                output[rows] = restore_by_node(
-                    self.lq[rows].contiguous(memory_format=torch.channels_last),
-                    self.paths[leaf[rows], t],
-                    lambda node_id: self.bank.get(self.tree.nodes[node_id].name, self.device),
-                )
-            restored[t] = output
-        return restored
+        everywhere = torch.ones_like(level, dtype=torch.bool)
+        return {
+            t: self._restore(self.paths[leaf, t], everywhere if self.level_opt else level == t)
+            for t in range(self.tree.num_levels)
+        }
 
-    def _level_target(self, restored: dict[int, torch.Tensor]) -> torch.Tensor:
-        mse = torch.stack([((restored[t].clamp(0, 1) - self.gt) ** 2).mean(dim=(1, 2, 3)) for t in sorted(restored)], 1)
-        psnr = -10 * torch.log10(mse + 1e-8)  # (n, levels), dB
-        return (psnr / self.level_opt.get('temperature_db', 0.5)).softmax(dim=1)
+    def _sibling_leaves(self) -> torch.Tensor:
+        """Return each leaf's family, shape (num_leaves, largest family): leaf ids, filled up with the leaf itself."""
+        parents = [self.tree.nodes[node_id].parent for node_id in self.tree.leaves]
+        families = [[other for other, p in enumerate(parents) if p == parent] for parent in parents]
+        width = max(map(len, families))
+        rows = [family + [leaf] * (width - len(family)) for leaf, family in enumerate(families)]
+        return torch.tensor(rows, device=self.device)
+
+    @torch.no_grad()
+    def _leaf_target(self) -> torch.Tensor:
+        """Return what the leaf gate should say, shape (n, num_leaves): the own leaf, or the siblings' merits."""
+        if not self.leaf_opt.get('temperature_db'):
+            return F.one_hot(self.leaf, self.tree.num_leaves).float()
+        family = self.siblings[self.leaf]  # (n, largest family)
+        everywhere = torch.ones_like(self.leaf, dtype=torch.bool)
+        restored = [self._restore(self.paths[column, -1], everywhere) for column in family.unbind(dim=1)]
+        shares = self._softmax_of_psnr(restored, self.leaf_opt)
+        # a leaf that fills up a small family stands there several times, always with the same share: one is kept
+        target = torch.zeros(len(family), self.tree.num_leaves, device=self.device).scatter_(1, family, shares)
+        return target / target.sum(dim=1, keepdim=True)
+
+    def _softmax_of_psnr(self, restored: list[torch.Tensor], options: dict) -> torch.Tensor:
+        """Return the merits of candidates, shape (n, candidates): the softmax of PSNR over a temperature."""
+        mse = torch.stack(
+            [((picture.clamp(0, 1) - self.expert_gt) ** 2).mean(dim=(1, 2, 3)) for picture in restored], 1
+        )
+        psnr = -10 * torch.log10(mse + 1e-8)  # (n, candidates), dB
+        return (psnr / options.get('temperature_db', 0.5)).softmax(dim=1)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:  # noqa: ANN001
         """Restore whole pictures through the router as it is now."""
@@ -180,9 +219,7 @@ class UniRestorerRoutingModel(SRModel):
     def test(self) -> None:
         out = self.net_g(self.encoder.embed(self.lq))
         leaf, level = out.leaf_logits.argmax(dim=1), out.level_logits.argmax(dim=1)
-        self.output = restore_by_node(
-            self.lq, self.paths[leaf, level], lambda node_id: self.bank.get(self.tree.nodes[node_id].name, self.device)
-        )
+        self.output = restore_by_node(self.lq, self.paths[leaf, level], self._expert)
 
     def save(self, epoch: int, current_iter: int) -> None:
         self.save_network(self.net_g, 'net_g', current_iter)

@@ -83,3 +83,16 @@ def test_wrong_usage_is_code_2(argv, capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main(argv)
     assert leave.value.code == 2 and f'usage: unirestorer {argv[0]}' in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    import numpy as np
+
+    from basicsr_unirestorer.clustering.tree import DegradationTree, Node
+
+    nodes = (Node('l0_00', 0, -1), *(Node(f'l1_{i:02d}', 1, 0) for i in range(3000)))
+    DegradationTree(nodes, np.zeros((3001, 1), np.float32)).save(tmp_path / 'degradation_tree.json')
+    command = f'"{sys.executable}" -m basicsr_unirestorer.cli tree "{tmp_path}" | head -n 1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith('l0_00')
+    assert 'BrokenPipe' not in done.stderr

@@ -156,7 +156,7 @@ def restore_files(
             restored, decision = restorer.restore(np.ascontiguousarray(read_picture(source)[..., ::-1]))
             write_picture(target, restored)
         except (UniRestorerError, OSError) as error:
-            failed.append(f'{source}: {error}')
+            failed.append(str(error) if str(source) in str(error) else f'{source}: {error}')
             continue
         done.append({'input': str(source), 'output': str(target), 'skipped': False, **decision.__dict__})
     return done, failed

@@ -59,11 +59,11 @@ SCALES = {
     'demo': Scale(
         encoder_iters=260,
         steps_per_level=(900, 320, 120),
-        routing_iters=260,
+        routing_iters=150,
         patch=48,
         width=16,
         variants=8,
-        test_variants=16,
+        test_variants=12,
         test_side=320,
     ),
     # wiring only: seconds a stage, for tests; its pictures come out no better

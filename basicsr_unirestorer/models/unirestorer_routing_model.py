@@ -30,6 +30,8 @@ from basicsr_unirestorer.inference.bundle import write_bundle
 from basicsr_unirestorer.inference.expert_bank import ExpertBank
 from basicsr_unirestorer.models.training_util import check_train_options, require_finite
 
+LEAF_TARGETS = ('assignment', 'caption', 'merit')
+
 
 @MODEL_REGISTRY.register()
 class UniRestorerRoutingModel(SRModel):
@@ -38,9 +40,10 @@ class UniRestorerRoutingModel(SRModel):
     ``train.pixel_opt``, ``dg_opt`` and ``balance_opt`` are the paper's objective: L1 of the routed picture, reaching
     the gates through a straight-through factor; L_dg; L_aux. Two direct teachers may be added:
 
-    - ``leaf_opt: {loss_weight, temperature_db}``: cross entropy of the leaf logits with the sample's own leaf or, where
-      a temperature is given, with the softmax of the PSNR that the experts of this leaf and its siblings reach:
-      clusters are only a guess at which expert serves a sample best;
+    - ``leaf_opt: {loss_weight, target, temperature_db}``: cross entropy of the leaf logits with the leaf that
+      clustering gave the sample (``target: assignment``, the default); with the leaf that holds most samples of its
+      caption (``caption``), which overrules stray assignments; or with the softmax of the PSNR that the experts of its
+      leaf and the siblings reach (``merit``, over ``temperature_db``), which needs crops large enough to judge by;
     - ``level_opt: {loss_weight, temperature_db}``: cross entropy of the level logits with the softmax of the PSNR that
       the experts on the chosen leaf's path reach, so that a wrong or useless leaf teaches a coarser level.
 
@@ -59,7 +62,12 @@ class UniRestorerRoutingModel(SRModel):
                 'see options/unirestorer_routing.yml.'
             )
         check_train_options(opt, self.train_options)
-        check_keys(opt['train'].get('leaf_opt') or {}, ('loss_weight', 'temperature_db'), 'train.leaf_opt')
+        leaf_opt = opt['train'].get('leaf_opt') or {}
+        check_keys(leaf_opt, ('loss_weight', 'target', 'temperature_db'), 'train.leaf_opt')
+        if leaf_opt.get('target', 'assignment') not in LEAF_TARGETS:
+            raise OptionError(
+                f"train.leaf_opt.target is '{leaf_opt['target']}'; write one of {', '.join(LEAF_TARGETS)}."
+            )
         check_keys(opt['train'].get('level_opt') or {}, ('loss_weight', 'temperature_db'), 'train.level_opt')
         self.tree = DegradationTree.load(data['tree'])
         check_experts(opt.get('experts') or {}, self.tree)
@@ -127,6 +135,7 @@ class UniRestorerRoutingModel(SRModel):
         self.expert_gt = self.gt[centre]
         self.leaf = data['leaf'].to(self.device)
         self.sample_id = data['sample_id']
+        self.caption = data['caption']
 
     def optimize_parameters(self, current_iter: int) -> None:
         self.optimizer_g.zero_grad()
@@ -190,9 +199,15 @@ class UniRestorerRoutingModel(SRModel):
 
     @torch.no_grad()
     def _leaf_target(self) -> torch.Tensor:
-        """Return what the leaf gate should say, shape (n, num_leaves): the own leaf, or the siblings' merits."""
-        if not self.leaf_opt.get('temperature_db'):
+        """Return what the leaf gate should say, shape (n, num_leaves); rows add up to one."""
+        target = self.leaf_opt.get('target', 'assignment')
+        if target == 'assignment':
             return F.one_hot(self.leaf, self.tree.num_leaves).float()
+        if target == 'caption':
+            nodes = [self.tree.node_for_caption(caption) for caption in self.caption]
+            own = self.leaf.tolist()  # what a caption without samples in the tree, the root's, falls back to
+            leaves = [self.tree.leaves.index(n) if n else leaf for n, leaf in zip(nodes, own, strict=True)]
+            return F.one_hot(torch.tensor(leaves, device=self.device), self.tree.num_leaves).float()
         family = self.siblings[self.leaf]  # (n, largest family)
         everywhere = torch.ones_like(self.leaf, dtype=torch.bool)
         restored = [self._restore(self.paths[column, -1], everywhere) for column in family.unbind(dim=1)]

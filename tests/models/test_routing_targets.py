@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def model(registered):
     model = UniRestorerRoutingModel.__new__(UniRestorerRoutingModel)
     model.device, model.tree, model.bank = 'cpu', TREE, Bank()
     model.paths = torch.as_tensor(TREE.paths)
-    model.leaf_opt, model.level_opt = {'loss_weight': 1, 'temperature_db': 0.5}, {'loss_weight': 1}
+    model.leaf_opt, model.level_opt = {'loss_weight': 1, 'target': 'merit'}, {'loss_weight': 1}
     model.siblings = model._sibling_leaves()
     model.expert_lq = model.expert_gt = torch.full((3, 3, 4, 4), 0.5)
     model.leaf = torch.tensor([0, 1, 2])
@@ -58,9 +60,17 @@ def test_the_leaf_target_is_the_sibling_that_serves_best(model):
     assert target[:2, 2].tolist() == [0, 0]
 
 
-def test_without_a_temperature_the_target_is_the_own_leaf(model):
+def test_by_default_the_target_is_the_assigned_leaf(model):
     model.leaf_opt = {'loss_weight': 1}
     assert model._leaf_target().argmax(1).tolist() == [0, 1, 2]
+
+
+def test_the_leaf_of_the_caption_overrules_a_stray_assignment(model):
+    nodes = [replace(node, captions={'large noise': 9}) if node.name == 'l2_01' else node for node in TREE.nodes]
+    model.tree = DegradationTree(tuple(nodes), TREE.centres)
+    model.leaf_opt = {'loss_weight': 1, 'target': 'caption'}
+    model.caption = ['large noise', 'large noise', 'thick haze']  # no leaf knows the last: its assignment counts
+    assert model._leaf_target().argmax(1).tolist() == [1, 1, 2]
 
 
 def test_the_level_target_backs_off_from_a_bad_leaf(model):

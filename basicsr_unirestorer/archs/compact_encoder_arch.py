@@ -10,6 +10,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from basicsr_unirestorer.archs.padding import pad_to
+
 
 def native_crops(lq: Tensor, size: int, count: int) -> Tensor:
     """Cut ``count`` crops at native resolution, spread evenly and always at the same places.
@@ -24,12 +26,8 @@ def native_crops(lq: Tensor, size: int, count: int) -> Tensor:
     Returns:
         Shape (n * count, c, size, size); the crops of one picture stand together.
     """
+    lq = pad_to(lq, size, size)
     h, w = lq.shape[-2:]
-    while h < size or w < size:
-        # one reflection adds at most side - 1 pixels, and a side of one pixel can only be repeated
-        grow_h, grow_w = (min(size - side, max(side - 1, 1)) if side < size else 0 for side in (h, w))
-        lq = F.pad(lq, (0, grow_w, 0, grow_h), mode='reflect' if min(h, w) > 1 else 'replicate')
-        h, w = lq.shape[-2:]
     crops = []
     for i in range(count):
         # the additive recurrence of the plastic number covers the square evenly for any count

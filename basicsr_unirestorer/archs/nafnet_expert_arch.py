@@ -5,26 +5,15 @@ Written from the paper and from golden inputs and outputs; weights published for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of every pixel of a (n, c, h, w) tensor; eps inside the root."""
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels_last = x.permute(0, 2, 3, 1)  # (n, h, w, c): a view, free in channels-last memory
-        return F.layer_norm(channels_last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+from basicsr_unirestorer.archs.expert import Expert, ExpertFacts
+from basicsr_unirestorer.archs.layers import ChannelNorm
 
 
 def gate(x: Tensor) -> Tensor:
@@ -57,7 +46,7 @@ class NAFBlock(nn.Module):
 
 
 @ARCH_REGISTRY.register()
-class NAFNetExpert(nn.Module):
+class NAFNetExpert(Expert):
     """NAFNet of any width and depth, for pictures of any size.
 
     Args:
@@ -69,10 +58,9 @@ class NAFNetExpert(nn.Module):
 
     Raises:
         ValueError: The encoder and the decoder differ in their number of stages.
-
-    Shape:
-        lq (n, img_channel, h, w), RGB, [0, 1], any h, w >= 1 -> restored picture of the same shape, not clamped.
     """
+
+    facts = ExpertFacts(paper='Chen et al., ECCV 2022', licence='MIT', multiple=16, pad_mode='constant')
 
     def __init__(
         self,
@@ -90,7 +78,8 @@ class NAFNetExpert(nn.Module):
             )
         stages = len(enc_blk_nums)
         widths = [width * 2**i for i in range(stages + 1)]
-        self.multiple = 2**stages
+        self.facts = replace(self.facts, multiple=2**stages)
+        self.channels = img_channel
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
         self.encoders = nn.ModuleList(self._stage(c, n) for c, n in zip(widths, enc_blk_nums, strict=False))
@@ -108,9 +97,7 @@ class NAFNetExpert(nn.Module):
     def _stage(channels: int, blocks: int) -> nn.Sequential:
         return nn.Sequential(*(NAFBlock(channels) for _ in range(blocks)))
 
-    def forward(self, lq: Tensor) -> Tensor:
-        h, w = lq.shape[-2:]
-        padded = F.pad(lq, (0, -w % self.multiple, 0, -h % self.multiple))
+    def restore(self, padded: Tensor) -> Tensor:
         x = self.intro(padded)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -120,4 +107,22 @@ class NAFNetExpert(nn.Module):
         x = self.middle_blks(x)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             x = decoder(up(x) + skips.pop())
-        return (self.ending(x) + padded)[..., :h, :w]
+        return self.ending(x) + padded
+
+    @classmethod
+    def options_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict | None:
+        if 'intro.weight' not in shapes or 'middle_blks.0.sca.1.weight' not in shapes:
+            return None
+        stages = sum(key.startswith('downs.') and key.endswith('.weight') for key in shapes)
+
+        def blocks(prefix: str) -> int:
+            return sum(key.startswith(f'{prefix}.') and key.endswith('.beta') for key in shapes)
+
+        width, img_channel = shapes['intro.weight'][:2]
+        return {
+            'img_channel': img_channel,
+            'width': width,
+            'middle_blk_num': blocks('middle_blks'),
+            'enc_blk_nums': [blocks(f'encoders.{i}') for i in range(stages)],
+            'dec_blk_nums': [blocks(f'decoders.{i}') for i in range(stages)],
+        }

@@ -6,18 +6,31 @@ import pytest
 import torch
 
 from basicsr_unirestorer.archs.nafnet_expert_arch import NAFNetExpert
-from tests.parity.golden import Golden
+from basicsr_unirestorer.errors import DataError
+from tests.parity.golden import Golden, assert_parity
 
 TINY = {'width': 4, 'middle_blk_num': 1, 'enc_blk_nums': [1, 1], 'dec_blk_nums': [1, 1]}
 
 
-def test_outputs_equal_the_golden_ones():
+def test_outputs_and_intermediates_equal_the_golden_ones():
+    assert_parity('nafnet_small', NAFNetExpert)
+
+
+def test_options_are_read_off_the_weights():
     golden = Golden('nafnet_small')
-    net = NAFNetExpert(**golden.config)
-    golden.fill(net)
-    for name, lq, expected in golden.cases():
-        with torch.no_grad():
-            assert (net(lq) - expected).abs().max() < 1e-5, name
+    assert NAFNetExpert.options_of(golden.shapes) == golden.config
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4])
+def test_other_than_rgb_pictures_are_refused(channels):
+    with pytest.raises(DataError, match=f'NAFNetExpert takes pictures of shape .n, 3, h, w.*got .1, {channels}, 8, 8'):
+        NAFNetExpert(**TINY)(torch.rand(1, channels, 8, 8))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_a_picture_that_is_not_finite_is_refused(value):
+    with pytest.raises(DataError, match='holds NaN or infinite values'):
+        NAFNetExpert(**TINY).eval()(torch.full((1, 3, 8, 8), value))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 9), (8, 8), (33, 50)])

@@ -1,6 +1,6 @@
 """Golden fixtures: weights regenerated from their keys, stored inputs and outputs.
 
-``<name>.json`` holds the configuration, the state dict keys and shapes and the input recipes; ``<name>.npz`` the outputs
+``<name>.json`` holds the configuration, keys and shapes of the state dict and the input recipes; ``<name>.npz`` outputs
 (``output.<case>``), samples of what modules return for ``probe_case`` (``probe.<module>``) and whole returns of some
 (``full.<module>``, first picture of the batch).
 """

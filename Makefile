@@ -1,7 +1,9 @@
 # A newcomer needs make, git and Python 3.10 or newer with venv; everything else goes into .venv.
-#   make demo     every stage on a few small pictures
-#   make test     the test suite
-#   make lint     ruff
+#   make demo       every stage on a few small pictures
+#   make test       the test suite
+#   make test-full  also the slow tests: networks of release size, a 4.5 GB release (10 GB of disk, 12 GB of memory)
+#   make bench      speed and memory as ratios: networks, first picture (10 GB of disk)
+#   make lint       ruff
 # Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -16,13 +18,20 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 MEND := import builtins, sys; builtins.exec = (lambda run: lambda code, *spaces, **more: run(code, *(spaces or \
 (sys._getframe(1).f_globals, sys._getframe(1).f_locals)), **more))(builtins.exec)
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test test-full bench lint venv clean
 
 demo: venv
 	$(BIN)/unirestorer demo
 
 test: venv
 	$(BIN)/python -m pytest
+
+test-full: venv
+	$(BIN)/python -m pytest -m 'not gpu and not network'
+
+bench: venv
+	$(BIN)/python -m tests.benchmarks.networks
+	$(BIN)/python -m tests.benchmarks.first_picture
 
 lint: venv
 	$(BIN)/ruff check .

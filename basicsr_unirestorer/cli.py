@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     'test': ('test what an option file describes', 'test', 'main'),
     'restore': ('restore pictures', 'inference.restorer', 'main'),
     'benchmark': ('measure quality and speed', 'inference.benchmark', 'main'),
+    'convert-release': ('turn published weights into a bundle', 'inference.release', 'main'),
     'link': ('make a BasicSR checkout, or the installed BasicSR, know this package', 'linking', 'link_main'),
     'unlink': ('undo link', 'linking', 'unlink_main'),
 }

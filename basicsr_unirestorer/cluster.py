@@ -141,8 +141,12 @@ def tree_main(argv: list[str]) -> int:
         epilog='example: unirestorer tree experiments/tiny_clustering',
     )
     parser.add_argument('path', help='degradation_tree.json, or a folder (clustering run or bundle) that holds it')
-    parser.add_argument('--json', action='store_true', help='print the nodes as JSON')
+    parser.add_argument('--json', action='store_true', help='print the nodes, or the costs, as JSON')
+    parser.add_argument('--complexity', action='store_true', help='parameters and MACs of the networks of a bundle')
+    parser.add_argument('--size', type=int, default=256, help='side of the picture that MACs are counted for')
     args = parser.parse_args(argv)
+    if args.complexity:
+        return _print_complexity(args)
     tree = DegradationTree.load(args.path)
     if args.json:
         print(
@@ -162,6 +166,19 @@ def tree_main(argv: list[str]) -> int:
         )
     else:
         print('\n'.join(tree_lines(tree)))
+    return 0
+
+
+def _print_complexity(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from basicsr_unirestorer import register
+
+    register()
+    from basicsr_unirestorer.inference.complexity import bundle_complexity, complexity_table
+
+    rows = bundle_complexity(args.path, args.size)
+    print(json.dumps([asdict(row) for row in rows], indent=1) if args.json else complexity_table(rows, args.size))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UniRestorerError(Exception):
@@ -52,3 +53,25 @@ def need_keys(given: Mapping, needed: Iterable[str], where: str) -> None:
     for key in needed:
         if not given.get(key):
             raise OptionError(f"Option '{where}.{key}' is missing.{did_you_mean(key, given)}")
+
+
+def find_registered(registry: Iterable[tuple[str, Any]], name: Any, where: str) -> Any:
+    """Return what a registry of BasicSR holds under a name.
+
+    Args:
+        registry: One of ``basicsr.utils.registry``.
+        name: As written in an option file.
+        where: Dotted place of the name, quoted in the message.
+
+    Raises:
+        OptionError: Naming the nearest known name or, where none is near, ours.
+    """
+    known = {key: value for key, value in registry}  # it has keys() but no [], so dict(registry) fails
+    for candidate in (name, f'{name}_basicsr'):  # BasicSR's scan files some under this suffix
+        if candidate in known:
+            return known[candidate]
+    ours = sorted(k for k, v in known.items() if v.__module__.startswith('basicsr_unirestorer'))
+    hint = did_you_mean(name, (k.removesuffix('_basicsr') for k in known))
+    if not hint:
+        hint = f' Ours: {", ".join(ours)}.' if ours else f' Known: {", ".join(known)}.'
+    raise OptionError(f"Option '{where}' names '{name}', which neither BasicSR nor this package has.{hint}")

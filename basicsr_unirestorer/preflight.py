@@ -8,7 +8,6 @@ one ends in one sentence. What only a model or a data set can judge is left to i
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from basicsr_unirestorer import compat
-from basicsr_unirestorer.errors import OptionError, check_keys, did_you_mean
+from basicsr_unirestorer.errors import OptionError, check_keys, did_you_mean, find_registered
 
 SECTIONS = ('datasets', 'path', 'train', 'val', 'logger')
 TOP_KEYS = (
@@ -82,7 +81,7 @@ def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
 
     _check_sections(opt, is_train)
     _check_device(opt)
-    _check_registered(MODEL_REGISTRY, opt['model_type'], 'model_type')
+    find_registered(MODEL_REGISTRY, opt['model_type'], 'model_type')
     _check_datasets(opt['datasets'], is_train)
     _check_networks(opt)
     own = getattr(MODEL_REGISTRY.get(opt['model_type']), 'train_options', None)
@@ -90,9 +89,9 @@ def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
         check_train_options(opt, own)
     for key, value in (opt.get('train') or {}).items() if is_train else ():
         if key.endswith('_opt') and isinstance(value, Mapping) and 'type' in value:
-            _check_registered(LOSS_REGISTRY, value['type'], f'train.{key}.type')
+            find_registered(LOSS_REGISTRY, value['type'], f'train.{key}.type')
     for key, value in ((opt.get('val') or {}).get('metrics') or {}).items():
-        _check_registered(METRIC_REGISTRY, _need(value, 'type', f'val.metrics.{key}'), f'val.metrics.{key}.type')
+        find_registered(METRIC_REGISTRY, _need(value, 'type', f'val.metrics.{key}'), f'val.metrics.{key}.type')
 
 
 def _force(opt: dict[str, Any], entry: str) -> None:
@@ -179,7 +178,7 @@ def _check_datasets(datasets: Mapping, is_train: bool) -> None:
                 f'{phases[0]}, {phases[1]} and numbered ones such as {phases[1]}_2.'
             )
         _need(dataset, 'name', where)
-        _check_registered(DATASET_REGISTRY, _need(dataset, 'type', where), f'{where}.type')
+        find_registered(DATASET_REGISTRY, _need(dataset, 'type', where), f'{where}.type')
         # stock data sets take anything; ours says what it knows
         check_keys(dataset, getattr(DATASET_REGISTRY.get(dataset['type']), 'known_options', dataset), where)
         for key in ('batch_size_per_gpu', 'num_worker_per_gpu') if kind == 'train' else ():
@@ -193,28 +192,12 @@ def _check_datasets(datasets: Mapping, is_train: bool) -> None:
 
 
 def _check_networks(opt: Mapping) -> None:
-    from basicsr.utils.registry import ARCH_REGISTRY
+    from basicsr_unirestorer.archs.building import check_network
 
     for key, network in opt.items():
-        if not str(key).startswith('network_') or network is None:
-            continue
-        cls = _check_registered(ARCH_REGISTRY, _need(network, 'type', key), f'{key}.type')
-        parameters = inspect.signature(cls).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            check_keys({k: v for k, v in network.items() if k != 'type'}, parameters, key)
-
-
-def _check_registered(registry: Any, name: Any, where: str) -> Any:
-    """Return the class that is registered under ``name``, or say which name is nearest."""
-    known = {key: value for key, value in registry}  # it has keys() but no [], so dict(registry) fails
-    for candidate in (name, f'{name}_basicsr'):
-        if candidate in known:
-            return known[candidate]
-    ours = sorted(k for k, v in known.items() if v.__module__.startswith('basicsr_unirestorer'))
-    hint = did_you_mean(name, (k.removesuffix('_basicsr') for k in known))
-    if not hint:
-        hint = f' Ours: {", ".join(ours)}.' if ours else f' Known: {", ".join(known)}.'
-    raise OptionError(f"Option '{where}' names '{name}', which neither BasicSR nor this package has.{hint}")
+        if str(key).startswith('network_') and network is not None:
+            _need(network, 'type', key)
+            check_network(network, key)
 
 
 def _need(group: Any, key: str, where: str) -> Any:

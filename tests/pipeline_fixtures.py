@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
@@ -57,6 +59,23 @@ def write_options(folder: Path, opt: dict, name: str = 'options') -> Path:
 def train(folder: Path, opt: dict, *args: str) -> int:
     """Train in this process with ``folder`` as root; returns the exit code."""
     return train_door.main(['-opt', str(write_options(folder, opt)), *args], root=folder)
+
+
+@contextmanager
+def interrupted_after(model_type: str, iteration: int) -> Iterator[None]:
+    """Press Ctrl-C right after the checkpoint of an iteration."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        stock(self, epoch, current_iter)
+        if current_iter == iteration:
+            raise KeyboardInterrupt
+
+    model = MODEL_REGISTRY.get(model_type)
+    stock = model.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, 'save', save)
+        yield
 
 
 def run_tester(folder: Path, opt: dict) -> int:

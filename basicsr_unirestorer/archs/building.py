@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import pickle
+import re
+import zipfile
 import zlib
 from collections.abc import Mapping
 from copy import deepcopy
@@ -12,10 +15,12 @@ from pathlib import Path
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from basicsr_unirestorer.archs.recognise import differences, likely, shapes_of
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node
-from basicsr_unirestorer.errors import DataError, OptionError, check_keys, did_you_mean
+from basicsr_unirestorer.errors import DataError, OptionError, check_keys, find_registered
 
 
 def check_network(options: Mapping, where: str) -> None:
@@ -28,13 +33,7 @@ def check_network(options: Mapping, where: str) -> None:
     Raises:
         OptionError: Naming the unknown type or argument and the nearest known one.
     """
-    known = {key: network for key, network in ARCH_REGISTRY}  # it has no [], so dict(registry) fails
-    name = options.get('type')
-    network = known.get(name) or known.get(f'{name}_basicsr')  # BasicSR's scan files some under this suffix
-    if network is None:
-        raise OptionError(
-            f"{where}.type names '{name}', which neither BasicSR nor this package has.{did_you_mean(name, known)}"
-        )
+    network = find_registered(ARCH_REGISTRY, options.get('type'), f'{where}.type')
     parameters = inspect.signature(network).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         check_keys({key: value for key, value in options.items() if key != 'type'}, parameters, where)
@@ -53,40 +52,105 @@ def seeded_network(options: Mapping, seed: int, name: str) -> nn.Module:
         return make_network(options, 'experts')
 
 
-def load_params(path: str | Path, prefer: str = 'params_ema') -> dict[str, Tensor]:
-    """Read the weights of a BasicSR checkpoint onto the CPU, without executing pickled code.
+def load_params(path: str | Path, prefer: str = 'params_ema', mmap: bool = False) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint onto the CPU, without executing pickled code.
 
     Args:
-        path: A ``.pth`` file holding ``params``, ``params_ema`` or a bare state dict.
+        path: A ``.safetensors`` file, or a file of ``torch.save`` holding ``params``, ``params_ema``, ``state_dict`` or
+            a bare state dict; a prefix ``module.`` on every key is dropped.
         prefer: The entry to take where there is a choice.
+        mmap: Map the file instead of reading it, where its format allows: a tensor takes memory once it is touched. The
+            file must not change meanwhile.
 
     Raises:
-        DataError: The file is missing or is no such checkpoint.
+        DataError: The file is missing, damaged or no such checkpoint, or holds Python objects that would run code.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f'There are no weights at {path}; train the stage that writes them, or correct the path.')
+    content = load_file(path) if path.suffix == '.safetensors' else _unpickled(path, mmap)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in (prefer, 'params', 'state_dict') if key in content), content)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise DataError(f'{path} holds no state dict (names and tensors); give the file with the weights of a network.')
+    prefix = 'module.' if all(key.startswith('module.') for key in content) else ''
+    return {key.removeprefix(prefix): value for key, value in content.items()}
+
+
+def _unpickled(path: Path, mmap: bool) -> object:
+    """Read a file of ``torch.save``; one in the format before torch 1.6 cannot be mapped and is read as a whole."""
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-        return next((content[key] for key in (prefer, 'params') if key in content), content)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        blocked = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if blocked is None:
+            raise _damaged(path, error) from error
+        raise DataError(
+            f'{path} holds the Python object {blocked[1]}, which would run code, and was not opened; save its state '
+            'dict alone with torch.save(net.state_dict(), ...) where you trust it.'
+        ) from error
     except Exception as error:
-        raise DataError(
-            f'{path} cannot be read as weights ({type(error).__name__}); the file is damaged or no '
-            'checkpoint: train it again or copy it again.'
-        ) from error
+        raise _damaged(path, error) from error
 
 
-def load_into(net: nn.Module, params: Mapping[str, Tensor], source: str | Path) -> nn.Module:
-    """Load weights strictly; raises DataError naming the first keys that differ."""
-    try:
-        net.load_state_dict(params, strict=True)
-    except (RuntimeError, AttributeError) as error:
-        reasons = ' '.join(str(error).split())[:300]
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f'{path} cannot be read as weights ({type(error).__name__}); the file is damaged or no checkpoint: train it '
+        'again or copy it again.'
+    )
+
+
+def load_into(net: nn.Module, params: Mapping[str, Tensor], source: str | Path, assign: bool = False) -> nn.Module:
+    """Load weights strictly.
+
+    Args:
+        net: The network.
+        params: Its state dict.
+        source: Where the weights come from, for the message.
+        assign: Let the network hold these tensors themselves instead of copies.
+
+    Raises:
+        DataError: Naming the first three entries that differ, and the network they would fit.
+    """
+    expected = net.state_dict()
+    wrong = differences(shapes_of(expected), shapes_of(params))
+    wrong += [
+        f'{key} is {params[key].dtype} instead of {value.dtype}'
+        for key, value in expected.items()
+        if key in params and params[key].is_floating_point() != value.is_floating_point()
+    ]
+    if wrong:
+        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
         raise DataError(
-            f'{source} does not fit {type(net).__name__} with these options ({reasons}); '
-            'build it with the options it was trained with.'
-        ) from error
+            f'{source} does not fit {type(net).__name__} with these options: {"; ".join(wrong[:3])}{more}; '
+            f'{likely(shapes_of(params))}.'
+        )
+    net.load_state_dict(params, strict=True, assign=assign)
     return net
+
+
+def loaded_network(options: Mapping, params: Mapping[str, Tensor], where: str, source: str | Path) -> nn.Module:
+    """Build a frozen float32 network around weights, without drawing initial weights that would be thrown away.
+
+    Args:
+        options: ``type`` and the network's own arguments.
+        params: Its state dict; the network holds these tensors themselves where they are float32.
+        where: Dotted place of the options, for messages.
+        source: Where the weights come from, for messages.
+
+    Raises:
+        OptionError: As ``check_network``.
+        DataError: As ``load_into``.
+    """
+    try:
+        with torch.device('meta'):
+            net = make_network(options, where)
+        load_into(net, params, source, assign=True)
+    except NotImplementedError:  # a constructor that computes with values, which a meta tensor has not
+        net = None
+    if net is None or any(t.is_meta for t in (*net.parameters(), *net.buffers())):
+        net = load_into(make_network(options, where), params, source)
+    return frozen(net.float())
 
 
 def frozen(net: nn.Module) -> nn.Module:
@@ -111,7 +175,7 @@ def build_encoder(options: Mapping) -> nn.Module:
             'encoder.weights is missing; give the checkpoint of the encoder stage, '
             'e.g. experiments/NAME/models/net_g_latest.pth.'
         )
-    return frozen(load_into(make_network(options, 'encoder'), load_params(weights), weights))
+    return loaded_network(options, load_params(weights), 'encoder', weights)
 
 
 def expert_options(experts: Mapping, node: Node) -> dict:

@@ -27,7 +27,7 @@ def native_crops(lq: Tensor, size: int, count: int) -> Tensor:
         Shape (n * count, c, size, size); the crops of one picture stand together.
     """
     lq = pad_to(lq, size, size)
-    h, w = lq.shape[-2:]
+    h, w = map(int, lq.shape[-2:])  # a tracer gives tensors
     crops = []
     for i in range(count):
         # the additive recurrence of the plastic number covers the square evenly for any count

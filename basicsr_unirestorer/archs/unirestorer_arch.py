@@ -23,7 +23,7 @@ class Route:
     node_id: Tensor  # (n,) int64, places in tree.nodes
     leaf_probs: Tensor  # (n, num_leaves); masked leaves have 0
     level_probs: Tensor  # (n, num_levels), root first
-    embedding: Tensor  # (n, embed_dim)
+    embedding: Tensor  # (n, embed_dim); (n, 0) where a tree of one node leaves no choice
 
     @property
     def leaf_id(self) -> Tensor:
@@ -106,6 +106,9 @@ class UniRestorer(nn.Module):
             labels: Degradation types to prune the tree to, instead of the constructor's.
             captions: Known degradation captions, one a picture, for oracle mode.
         """
+        if self.router is None:  # a tree of one node leaves no choice
+            certain = lq.new_ones(len(lq), 1)
+            return Route(torch.zeros(len(lq), dtype=torch.int64), certain, certain, lq.new_zeros(len(lq), 0))
         with torch.no_grad():
             embedding = self.encoder.embed(lq)
             out = self.router(embedding)

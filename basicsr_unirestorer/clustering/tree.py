@@ -140,6 +140,8 @@ class DegradationTree:
             OptionError: A label that no leaf contains.
         """
         known = self.nodes[0].labels
+        if not known:
+            raise OptionError('The tree carries no degradation labels; use auto mode, which looks at the picture.')
         for label in labels:
             if label not in known:
                 raise OptionError(
@@ -180,7 +182,7 @@ class DegradationTree:
         }
         scratch = path.with_suffix('.tmp')
         with open(scratch, 'wb') as file:
-            np.savez(file, centres=self.centres)
+            np.savez_compressed(file, centres=self.centres)
         os.replace(scratch, path.with_suffix('.npz'))
         scratch.write_text(json.dumps(content, indent=1) + '\n')
         os.replace(scratch, path)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from basicsr_unirestorer.archs.building import frozen, load_into, make_network, weights_fingerprint
+from basicsr_unirestorer.archs.building import load_params, loaded_network, weights_fingerprint
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, TreeMismatchError
 
@@ -25,57 +26,108 @@ FORMAT_VERSION = 1
 CONTENT = {
     'tree_fingerprint': str,
     'encoder_fingerprint': str,
-    'encoder': dict,
-    'router': dict,
+    'encoder': (dict, type(None)),
+    'router': (dict, type(None)),
     'experts': dict,
     'files': dict,
 }
 
 
+Part = tuple[Mapping, Callable[[], Mapping[str, Tensor]]]  # network options, and what reads the weights
+
+
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Return the SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_bundle(
-    folder: str | Path,
-    tree: DegradationTree,
-    encoder: tuple[Mapping, nn.Module],
-    router: tuple[Mapping, nn.Module],
-    experts: Mapping[str, tuple[Mapping, Callable[[], Mapping[str, Tensor]]]],
+    folder: str | Path, tree: DegradationTree, encoder: Part | None, router: Part | None, experts: Mapping[str, Part]
 ) -> None:
-    """Write a bundle aside, expert by expert, then put it in place of an earlier one.
+    """Write a bundle aside, part by part, then put it in place of an earlier one.
 
     Args:
         folder: The bundle folder.
         tree: The degradation tree.
-        encoder: Network options (with ``type``) and the network.
+        encoder: Network options (with ``type``) and a function that reads the weights; None for a tree of one node.
         router: The same for the router, without its ``tree``.
-        experts: For each node name, network options and a function that reads the weights.
+        experts: The same for each node name. One part is held in memory at a time.
+
+    Raises:
+        DataError: Something that is no bundle stands at ``folder``; or a part cannot be read. Nothing is changed.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser().resolve()
+    if folder.exists() and not (folder / 'bundle.yml').is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f'{folder} exists and is no bundle, so it is not replaced; choose a new folder.')
     scratch = folder.with_name(folder.name + '.part')
     shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / 'experts').mkdir(parents=True)
-    content = {
-        'format': FORMAT_VERSION,
-        'tree_fingerprint': tree.fingerprint,
-        'encoder_fingerprint': weights_fingerprint(encoder[1].state_dict()),
-        'encoder': _plain(encoder[0]),
-        'router': _plain(router[0]),
-        'experts': {},
-        'files': {},
-    }
-    weights = {'encoder': lambda: encoder[1].state_dict(), 'router': lambda: router[1].state_dict()}
-    for name, (options, read) in experts.items():
-        content['experts'][name] = _plain(options)
-        weights[f'experts/{name}'] = read
-    for part, read in weights.items():
-        path = scratch / f'{part}.safetensors'
-        save_file({key: value.detach().cpu().contiguous() for key, value in read().items()}, path)
-        content['files'][f'{part}.safetensors'] = file_hash(path)
-    tree.save(scratch / 'degradation_tree.json')
-    (scratch / 'bundle.yml').write_text(yaml.safe_dump(content, sort_keys=False))
+    try:
+        (scratch / 'experts').mkdir(parents=True)
+        content = {
+            'format': FORMAT_VERSION,
+            'tree_fingerprint': tree.fingerprint,
+            'encoder_fingerprint': weights_fingerprint(encoder[1]()) if encoder else '',
+            'encoder': _plain(encoder[0]) if encoder else None,
+            'router': _plain(router[0]) if router else None,
+            'experts': {name: _plain(options) for name, (options, _) in experts.items()},
+            'files': {},
+        }
+        parts = {'encoder': encoder, 'router': router, **{f'experts/{name}': part for name, part in experts.items()}}
+        for part, (_, read) in tqdm([item for item in parts.items() if item[1]], desc='bundle', unit='network'):
+            content['files'][f'{part}.safetensors'] = _write_weights(scratch / f'{part}.safetensors', read())
+        tree.save(scratch / 'degradation_tree.json')
+        (scratch / 'bundle.yml').write_text(yaml.safe_dump(content, sort_keys=False))
+        _swap(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replace_expert(folder: str | Path, name: str, part: Part) -> None:
+    """Put another network in the place of one node's expert; the bundle is changed as a whole or not at all.
+
+    Raises:
+        DataError: The folder is no sound bundle.
+        OptionError: The tree has no node of this name.
+    """
+    bundle = Bundle(folder)
+    bundle.tree.node_id(name)
+    folder = bundle.folder.resolve()
+    scratch = folder.with_name(folder.name + '.part')
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        shutil.copytree(folder, scratch, copy_function=_link)
+        file = f'experts/{name}.safetensors'
+        (scratch / file).unlink()
+        content = bundle.content
+        content['experts'][name] = _plain(part[0])
+        content['files'][file] = _write_weights(scratch / file, part[1]())
+        (scratch / 'bundle.yml').unlink()  # a link to the old one, which stays as it is
+        (scratch / 'bundle.yml').write_text(yaml.safe_dump(content, sort_keys=False))
+        _swap(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _write_weights(path: Path, params: Mapping[str, Tensor]) -> str:
+    """Write a state dict and return the hash of its file."""
+    save_file({key: value.detach().cpu().contiguous() for key, value in params.items()}, path)
+    return file_hash(path)
+
+
+def _swap(scratch: Path, folder: Path) -> None:
+    """Put a finished folder in place of an earlier one."""
     previous = folder.with_name(folder.name + '.old')
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
@@ -115,7 +167,7 @@ class Bundle:
             version = self.content['format']
             for key, kind in CONTENT.items():
                 if not isinstance(self.content[key], kind):
-                    raise TypeError(f'{key} is no {kind.__name__}')
+                    raise TypeError(f'{key} is a {type(self.content[key]).__name__}')
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             reason = ' '.join(str(error).split())
             raise DataError(f'{self.folder / "bundle.yml"} is damaged ({reason}); copy the bundle again.') from error
@@ -138,6 +190,8 @@ class Bundle:
             raise TreeMismatchError(
                 f'{self.folder} holds a tree built with another encoder; copy the whole bundle again.'
             )
+        if len(self.tree.nodes) > 1 and not (self.content['encoder'] and self.content['router']):
+            raise DataError(f'{self.folder} names no encoder or no router; copy the whole bundle again.')
         nodes = {node.name for node in self.tree.nodes}
         missing = sorted(nodes - set(self.content['experts']))
         if missing:
@@ -152,14 +206,16 @@ class Bundle:
         path = self.folder / f'{part}.safetensors'
         if not path.is_file() or file_hash(path) != self.content['files'].get(path.relative_to(self.folder).as_posix()):
             raise DataError(f'{path} is missing or damaged (its checksum differs); copy the whole bundle again.')
-        return frozen(load_into(make_network(options, part), load_file(path), path))
+        return loaded_network(options, load_params(path), part, path)
 
-    def encoder(self) -> nn.Module:
-        """Read the frozen degradation encoder; raises DataError for a missing or damaged file."""
-        return self._network('encoder', self.content['encoder'])
+    def encoder(self) -> nn.Module | None:
+        """Read the frozen degradation encoder, which a tree of one node has not; raises DataError for a bad file."""
+        return self._network('encoder', self.content['encoder']) if self.content['encoder'] else None
 
-    def router(self) -> nn.Module:
-        """Read the frozen router; raises DataError for a missing or damaged file."""
+    def router(self) -> nn.Module | None:
+        """Read the frozen router, which a tree of one node has not; raises DataError for a bad file."""
+        if not self.content['router']:
+            return None
         options = {**self.content['router'], 'num_leaves': self.tree.num_leaves, 'num_levels': self.tree.num_levels}
         return self._network('router', options)
 

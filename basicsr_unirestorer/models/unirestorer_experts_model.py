@@ -92,7 +92,8 @@ class UniRestorerExpertsModel(SRModel):
         self.net_g.train()
         self.net_g_ema = deepcopy(self.net_g).eval().requires_grad_(False) if self.ema_decay else None
         optim = dict(train_opt['optim_g'])
-        self.optimizer_g = self.get_optimizer(optim.pop('type'), self.net_g.parameters(), **optim)
+        trained = [p for p in self.net_g.parameters() if p.requires_grad]  # LoRA leaves its base frozen
+        self.optimizer_g = self.get_optimizer(optim.pop('type'), trained, **optim)
         self.optimizers = [self.optimizer_g]
         scheduler = dict(train_opt.get('scheduler') or {'type': 'CosineAnnealingLR'})
         kind = scheduler.pop('type')

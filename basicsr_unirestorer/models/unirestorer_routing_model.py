@@ -257,8 +257,8 @@ class UniRestorerRoutingModel(SRModel):
         write_bundle(
             folder,
             self.tree,
-            (encoder_options, self.encoder),
-            (router_options, self.get_bare_model(self.net_g)),
+            (encoder_options, self.encoder.state_dict),
+            (router_options, self.get_bare_model(self.net_g).state_dict),
             experts,
         )
         get_root_logger().info(f'Bundle written to {folder}')

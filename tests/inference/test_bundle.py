@@ -100,7 +100,7 @@ def test_damaged_yml_is_refused(bundle, content):
     [
         ({'format': 99}, 'has bundle format 99 but this version reads format 1'),
         ({'router': None}, r"damaged \('router'\)"),
-        ({'files': ['a']}, 'files is no dict'),
+        ({'files': ['a']}, 'files is a list'),
         ({'experts': {}}, 'lacks the expert of node l0_00'),
     ],
 )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.pipeline_fixtures import assert_same_weights, latest_weights, stage_options, train, write_options
+from tests.pipeline_fixtures import (
+    assert_same_weights,
+    interrupted_after,
+    latest_weights,
+    stage_options,
+    train,
+    write_options,
+)
 
 # Every stop lies within an epoch (the encoder has 5 iterations an epoch, the router 4) or within a child expert.
 STAGES = {
@@ -70,23 +75,6 @@ def left_alone(smoke_demo, tmp_path_factory):
 
 def options(demo, stage: str, **changes) -> dict:
     return stage_options(demo, stage, {**STAGES[stage], 'datasets.train.num_worker_per_gpu': 0, **changes})
-
-
-@contextmanager
-def interrupted_after(model_type: str, iteration: int) -> Iterator[None]:
-    """Press Ctrl-C right after the checkpoint of an iteration."""
-    from basicsr.utils.registry import MODEL_REGISTRY
-
-    def save(self, epoch: int, current_iter: int) -> None:
-        stock(self, epoch, current_iter)
-        if current_iter == iteration:
-            raise KeyboardInterrupt
-
-    model = MODEL_REGISTRY.get(model_type)
-    stock = model.save
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, 'save', save)
-        yield
 
 
 @pytest.mark.parametrize('stage', STAGES)

@@ -112,7 +112,7 @@ def test_yml_with_other_content_is_refused(bundle, changes, message):
 
 def test_network_that_this_version_lacks_is_refused(bundle):
     edit(bundle, encoder={'type': 'EncoderOfTomorrow'})
-    with pytest.raises(OptionError, match="encoder.type names 'EncoderOfTomorrow'"):
+    with pytest.raises(OptionError, match="encoder.type' names 'EncoderOfTomorrow'"):
         Bundle(bundle).encoder()
 
 

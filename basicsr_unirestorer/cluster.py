@@ -172,9 +172,6 @@ def tree_main(argv: list[str]) -> int:
 def _print_complexity(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from basicsr_unirestorer import register
-
-    register()
     from basicsr_unirestorer.inference.complexity import bundle_complexity, complexity_table
 
     rows = bundle_complexity(args.path, args.size)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import math
 import re
 import sys
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +42,27 @@ def apply() -> None:
     for needed, module_name, patch in _PATCHES:
         if needed in sys.modules:  # else: BasicSR is still on its way there, and a later call patches it
             patch(importlib.import_module(module_name))
+
+
+def provide_registry() -> None:
+    """Make ``basicsr.utils.registry`` importable without the rest of BasicSR, where that is not imported yet.
+
+    Restoring a picture needs the registry of networks alone; all of BasicSR takes twice the time and memory of torch. A
+    later ``import basicsr`` finds the registry in place and uses it.
+
+    Raises:
+        ModuleNotFoundError: BasicSR is not installed.
+    """
+    name = 'basicsr.utils.registry'
+    if 'basicsr' in sys.modules or name in sys.modules:
+        return
+    package = importlib.util.find_spec('basicsr')
+    if package is None:
+        importlib.import_module('basicsr')  # raises what a missing package raises
+    file = Path(package.submodule_search_locations[0], 'utils', 'registry.py')
+    spec = importlib.util.spec_from_file_location(name, file)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 # ------------------------------------------------------------------------------------------ modules that are gone

@@ -113,6 +113,7 @@ def _close_logger() -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+    logger.setLevel(logging.NOTSET)
 
 
 def _leave_process_group() -> None:

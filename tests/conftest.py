@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ def quiet_end():
     yield
     if 'basicsr.utils.logger' in sys.modules:
         launch._close_logger()
-        logging.getLogger('basicsr').setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope='session')

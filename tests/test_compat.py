@@ -307,3 +307,26 @@ def test_two_processes_train_on_the_cpu(work):
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'world_size: 2' in done.stderr and 'End of training' in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- the registry alone
+
+
+def test_restoring_imports_no_more_of_basicsr_than_its_registry():
+    """And BasicSR, imported afterwards, keeps that registry with our networks in it and adds its own."""
+    code = """
+import sys
+import basicsr_unirestorer.inference.restorer
+from basicsr.utils.registry import ARCH_REGISTRY
+assert 'basicsr' not in sys.modules and 'torchvision' not in sys.modules
+assert 'NAFNetExpert' in ARCH_REGISTRY and 'RRDBNet' not in ARCH_REGISTRY
+from basicsr_unirestorer.archs.building import make_network
+make_network({'type': 'SRVGGNetCompact', 'num_conv': 1}, 'expert')
+import basicsr.utils.registry
+assert basicsr.archs.ARCH_REGISTRY is ARCH_REGISTRY
+assert 'NAFNetExpert' in ARCH_REGISTRY and 'RRDBNet' in ARCH_REGISTRY
+from basicsr_unirestorer import register
+register()
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

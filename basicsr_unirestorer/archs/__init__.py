@@ -7,7 +7,7 @@ from pathlib import Path
 
 from basicsr_unirestorer import compat
 
-compat.apply()  # BasicSR must be importable, and imported, before the files below ask it for a registry
+compat.provide_registry()  # all that the files below need of BasicSR
 
 for _file in sorted(Path(__file__).parent.glob('*_arch.py')):
     importlib.import_module(f'{__name__}.{_file.stem}')

@@ -13,11 +13,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from basicsr_unirestorer import compat
 from basicsr_unirestorer.archs.recognise import differences, likely, shapes_of
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node
 from basicsr_unirestorer.errors import DataError, OptionError, check_keys, find_registered
@@ -33,8 +33,7 @@ def check_network(options: Mapping, where: str) -> None:
     Raises:
         OptionError: Naming the unknown type or argument and the nearest known one.
     """
-    network = find_registered(ARCH_REGISTRY, options.get('type'), f'{where}.type')
-    parameters = inspect.signature(network).parameters
+    parameters = inspect.signature(_network_class(options, where)).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         check_keys({key: value for key, value in options.items() if key != 'type'}, parameters, where)
 
@@ -42,7 +41,15 @@ def check_network(options: Mapping, where: str) -> None:
 def make_network(options: Mapping, where: str) -> nn.Module:
     """Build a network from its options, which stay as they are; raises OptionError as ``check_network`` does."""
     check_network(options, where)
-    return build_network(deepcopy(dict(options)))
+    arguments = {key: value for key, value in deepcopy(dict(options)).items() if key != 'type'}
+    return _network_class(options, where)(**arguments)
+
+
+def _network_class(options: Mapping, where: str) -> type[nn.Module]:
+    """Look up a network's type among ours and, only where it is none of these, among BasicSR's own."""
+    if options.get('type') not in ARCH_REGISTRY:
+        compat.apply()  # imports all of BasicSR
+    return find_registered(ARCH_REGISTRY, options.get('type'), f'{where}.type')
 
 
 def seeded_network(options: Mapping, seed: int, name: str) -> nn.Module:

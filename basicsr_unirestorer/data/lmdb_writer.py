@@ -12,8 +12,8 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
-from basicsr_unirestorer.data.image_files import find_pictures, read_picture
 from basicsr_unirestorer.errors import DataError
+from basicsr_unirestorer.image_files import find_pictures, read_picture
 
 COMMIT_EVERY = 200
 

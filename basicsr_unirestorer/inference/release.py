@@ -196,9 +196,6 @@ def main(argv: list[str]) -> int:
         if not given:
             raise OptionError(f"--option takes NAME=VALUE, but got '{item}'.")
         changes[name] = yaml.safe_load(value)
-    from basicsr_unirestorer import register
-
-    register()
     if not args.node and not args.overwrite and args.bundle.exists():
         raise OptionError(f'{args.bundle} exists; choose another folder, or replace it with --overwrite.')
     params = load_params(args.weights, mmap=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from basicsr_unirestorer.archs.unirestorer_arch import Route, UniRestorer
-from basicsr_unirestorer.data.image_files import SUFFIXES, find_pictures, read_picture
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
+from basicsr_unirestorer.image_files import SUFFIXES, find_pictures, read_picture
 from basicsr_unirestorer.inference.tiling import tiled
 
 DEFAULT_BUNDLE = Path('demo_output/bundle')

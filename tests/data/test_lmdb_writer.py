@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from basicsr.utils import FileClient
 
-from basicsr_unirestorer.data.image_files import decode_picture, find_pictures, read_picture
 from basicsr_unirestorer.data.lmdb_writer import safe_key, sub_images, windows, write_lmdb
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import read_keys
 from basicsr_unirestorer.data.prepare import main, prepare
 from basicsr_unirestorer.errors import DataError
+from basicsr_unirestorer.image_files import decode_picture, find_pictures, read_picture
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:

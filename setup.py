@@ -34,7 +34,8 @@ INSTALL_REQUIRES = [
     'tb-nightly',  # what BasicSR itself names as TensorBoard
     'setuptools>=62.3',  # gives BasicSR the distutils it imports, which Python 3.12 dropped
 ]
-EXTRAS_REQUIRE = {'dev': ['pytest>=7.0', 'ruff>=0.4']}
+CLIP = ['open_clip_torch>=2.20']  # CLIP's tokenizer, for captions of DA-CLIP
+EXTRAS_REQUIRE = {'clip': CLIP, 'dev': ['pytest>=7.0', 'ruff>=0.4', *CLIP]}
 
 setup(
     name='basicsr-unirestorer',

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-ARCHS = {'UniRestorer', 'NAFNetExpert', 'CompactDegradationEncoder', 'CaptionEncoder', 'UniRestorerRouter'}
+EXPERTS = {
+    'RestormerExpert',
+    'LoRARestormerExpert',
+    'RetinexFormerExpert',
+    'DehazeFormerExpert',
+    'NAFNetExpert',
+    'NAFNetLocalExpert',
+}
+ENCODERS = {'CompactDegradationEncoder', 'CaptionEncoder', 'DACLIPEncoder', 'DACLIPCaptionEncoder'}
+ARCHS = {'UniRestorer', 'UniRestorerRouter'} | EXPERTS | ENCODERS
 DATASETS = {'MixedDegradationLMDBDataset'}
 LOSSES = {'DegradationGranularityLoss', 'LoadBalancingLoss', 'CaptionContrastiveLoss'}
 MODELS = {'DegradationEncoderModel', 'UniRestorerExpertsModel', 'UniRestorerRoutingModel', 'UniRestorerModel'}

@@ -108,7 +108,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def load_into(net: nn.Module, params: Mapping[str, Tensor], source: str | Path, assign: bool = False) -> nn.Module:
-    """Load weights strictly.
+    """Load weights strictly; a network with ``own_part`` picks its own out of a larger file, such as all of DA-CLIP.
 
     Args:
         net: The network.
@@ -119,6 +119,8 @@ def load_into(net: nn.Module, params: Mapping[str, Tensor], source: str | Path, 
     Raises:
         DataError: Naming the first three entries that differ, and the network they would fit.
     """
+    if hasattr(net, 'own_part'):
+        params = net.own_part(params)
     expected = net.state_dict()
     wrong = differences(shapes_of(expected), shapes_of(params))
     wrong += [

@@ -40,9 +40,13 @@ class NAFBlock(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcmul(x, self.beta, self.attend(x))
+        return torch.addcmul(x, self.gamma, self.conv5(gate(self.conv4(self.norm2(x)))))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Gate and weigh the channels; a method of its own, so that nothing of it stays in memory afterwards."""
         y = gate(self.conv2(self.conv1(self.norm1(x))))
-        x = x + self.beta * self.conv3(y * self.sca(y))
-        return x + self.gamma * self.conv5(gate(self.conv4(self.norm2(x))))
+        return self.conv3(y * self.sca(y))
 
 
 @ARCH_REGISTRY.register()

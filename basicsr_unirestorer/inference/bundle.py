@@ -122,7 +122,12 @@ def _link(source: str, target: str) -> None:
 
 def _write_weights(path: Path, params: Mapping[str, Tensor]) -> str:
     """Write a state dict and return the hash of its file."""
-    save_file({key: value.detach().cpu().contiguous() for key, value in params.items()}, path)
+    tensors, seen = {}, set()
+    for key, value in params.items():
+        value = value.detach().cpu().contiguous()
+        tensors[key] = value.clone() if value.data_ptr() in seen else value  # safetensors refuse shared memory
+        seen.add(value.data_ptr())
+    save_file(tensors, path)
     return file_hash(path)
 
 

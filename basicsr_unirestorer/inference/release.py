@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from basicsr_unirestorer.archs.building import load_into, load_params, loaded_network, make_network
+from basicsr_unirestorer.archs.lora import fuse_lora
 from basicsr_unirestorer.archs.recognise import differences, likely, recognise, shapes_of
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
 from basicsr_unirestorer.errors import DataError, OptionError
@@ -71,9 +72,9 @@ def fitting_options(part: Params, known: list[dict], where: str) -> dict:
     """
     given = shapes_of(part)
     expected = [shapes_of(empty_network(options, where).state_dict()) for options in known]
-    shared = [len(given.items() & shapes.items()) for shapes in expected]
-    best = shared.index(max(shared))
-    options, wrong = known[best], differences(expected[best], given)
+    found = [differences(shapes, given) for shapes in expected]
+    best = min(range(len(known)), key=lambda number: len(found[number]))
+    options, wrong = known[best], found[best]
     wrong += [f'{key} is {value.dtype} instead of a float type' for key, value in part.items() if _no_float(key, value)]
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
@@ -141,7 +142,7 @@ def plain_expert(options: Mapping, params: Params, source: str) -> Part:
     base = {key: value for key, value in options.items() if key not in ('r', 'lora_alpha')}
 
     def merged() -> Params:
-        return loaded_network(options, params, 'expert', source).merged().state_dict()
+        return fuse_lora(loaded_network(options, params, 'expert', source)).state_dict()
 
     return {**base, 'type': 'RestormerExpert'}, merged
 

@@ -12,6 +12,7 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 
+from basicsr_unirestorer.archs.building import load_into, load_params
 from basicsr_unirestorer.models.training_util import check_train_options, require_finite
 
 
@@ -28,7 +29,9 @@ class DegradationEncoderModel(SRModel):
     def init_training_settings(self) -> None:
         check_train_options(self.opt, self.train_options)
         self.net_g = self.net_g.to(memory_format=torch.channels_last).train()
-        self.net_t = self.model_to_device(build_network(self.opt['network_t']))
+        self.net_t = build_network(self.opt['network_t']).to(self.device)
+        if any(p.requires_grad for p in self.net_t.parameters()):  # a frozen one has nothing to share among ranks
+            self.net_t = self.model_to_device(self.net_t)
         load_path = self.opt['path'].get('pretrain_network_t')
         if load_path is not None:
             self.load_network(self.net_t, load_path, True, 'params')
@@ -36,9 +39,14 @@ class DegradationEncoderModel(SRModel):
         self.setup_optimizers()
         self.setup_schedulers()
 
+    def load_network(self, net, load_path, strict=True, param_key='params') -> None:  # noqa: ANN001
+        """Load weights as ``load_into`` does, which knows how to take a part of published weights."""
+        load_into(self.get_bare_model(net), load_params(load_path, param_key), load_path)
+        get_root_logger().info(f'Loaded {type(net).__name__} from {load_path}')
+
     def setup_optimizers(self) -> None:
         optim = dict(self.opt['train']['optim_g'])
-        params = list(chain(self.net_g.parameters(), self.net_t.parameters()))
+        params = [p for p in chain(self.net_g.parameters(), self.net_t.parameters()) if p.requires_grad]
         self.optimizer_g = self.get_optimizer(optim.pop('type'), params, **optim)
         self.optimizers.append(self.optimizer_g)
 

@@ -98,7 +98,10 @@ class Golden:
         names = {key.split('.', 1)[1] for key in self.arrays if key.split('.', 1)[0] in ('probe', 'full')}
 
         def watch(name: str) -> Callable:
-            return lambda _module, _args, out: seen.setdefault(name, out[0] if isinstance(out, tuple) else out)
+            def hook(_module: nn.Module, _args: tuple, out: Tensor | tuple) -> None:
+                seen[name] = out[0] if isinstance(out, tuple) else out
+
+            return hook
 
         found = {}
         for case, lq, expected in self.cases():

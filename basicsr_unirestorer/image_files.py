@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -47,21 +46,63 @@ def decode_picture(content: bytes, name: str | Path) -> np.ndarray:
     Raises:
         DataError: The bytes are no picture, or only a part of one.
     """
+    return decode_noted(content, name)[0]
+
+
+def decode_noted(content: bytes, name: str | Path) -> tuple[np.ndarray, str]:
+    """Do what ``decode_picture`` does, and name what the file lost: ``'grey, 16 bit'``, ``'alpha'``, or nothing."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
+            note = _losses(picture)
             picture.load()
+            if picture.format in ('JPEG', 'MPO') and _ends_in_zeros(content):
+                raise OSError('its end is zeros, as when copying it broke off')
             picture = ImageOps.exif_transpose(picture)  # a phone held upright writes its turn beside the pixels
             if picture.mode.startswith('I'):
-                rgb = np.asarray(picture.point(lambda value: value / 256).convert('L'))
-                return cv2.cvtColor(rgb, cv2.COLOR_GRAY2BGR)
-            return np.ascontiguousarray(np.asarray(picture.convert('RGB'))[..., ::-1])
+                grey = np.asarray(picture.point(lambda value: value / 256).convert('L'))
+                return np.repeat(grey[..., None], 3, axis=2), note
+            if picture.mode == 'F':
+                raise OSError('it holds floating point numbers')
+            picture = picture.convert('RGB')
+            bgr = np.frombuffer(picture.tobytes('raw', 'BGR'), np.uint8)
+            return bgr.reshape(picture.height, picture.width, 3), note
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and zlib.error for broken files
         raise DataError(f'{name} cannot be read as a picture ({error}); replace or remove it.') from error
 
 
+def _losses(picture: Image.Image) -> str:
+    """Name what an opened, not yet decoded picture has beyond, or short of, three channels of 8 bit."""
+    layouts = [str(tile[3]) for tile in picture.tile]
+    facts = {
+        'grey': picture.mode in ('1', 'L', 'LA', 'La', 'I', 'F') or picture.mode.startswith('I;'),
+        'alpha': picture.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in picture.info,
+        '16 bit': picture.mode.startswith('I') or any(';16' in layout for layout in layouts),
+    }
+    return ', '.join(name for name, present in facts.items() if present)
+
+
+def _ends_in_zeros(jpeg: bytes) -> bool:
+    """Whether zeros stand where a JPEG's data should go on, which decoders take for grey without a word."""
+    if jpeg[-2:] != b'\0\0':
+        return False
+    place = 2
+    while jpeg[place : place + 1] == b'\xff' and jpeg[place + 1] != 0xDA:  # segments, up to the start of the scan
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], 'big')
+    return b'\xff\xd9' not in jpeg[place:]
+
+
 def read_picture(path: str | Path) -> np.ndarray:
     """Read a picture file as BGR, uint8, shape (h, w, 3); raises DataError where it is missing or damaged."""
+    return read_picture_noted(path)[0]
+
+
+def read_picture_noted(path: str | Path) -> tuple[np.ndarray, str]:
+    """Do what ``read_picture`` does, and name what the file lost, as ``decode_noted`` does."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f'There is no picture {path}.')
-    return decode_picture(path.read_bytes(), path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f'{path} cannot be read ({error.strerror}); replace or remove it.') from error
+    return decode_noted(content, path)

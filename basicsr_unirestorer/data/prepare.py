@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
-from basicsr_unirestorer.data.lmdb_writer import named_pictures, write_lmdb
+from basicsr_unirestorer.data.lmdb_writer import WriteReport, write_lmdb
+from basicsr_unirestorer.data.write_jobs import Cut, folder_jobs
 from basicsr_unirestorer.errors import UniRestorerError
 
 
@@ -17,7 +19,8 @@ def prepare(
     step: int | None = None,
     skip_bad: bool = False,
     compress_level: int = 1,
-) -> tuple[int, list[str]]:
+    workers: int | None = None,
+) -> WriteReport:
     """Write every picture below a folder to an LMDB.
 
     Args:
@@ -25,18 +28,25 @@ def prepare(
         output: The LMDB folder to make.
         crop: Side of the sub-images in pixels; whole pictures where None.
         step: Distance between sub-images; ``crop`` where None.
-        skip_bad: Leave unreadable pictures out instead of stopping.
+        skip_bad: Leave out what cannot be read, or would have the key of another, instead of stopping.
         compress_level: PNG compression, 0-9.
-
-    Returns:
-        The number of pictures written, and one sentence for each that was left out.
+        workers: Number of processes; all cores where None.
 
     Raises:
-        DataError: See ``find_pictures``, ``read_picture`` and ``write_lmdb``.
+        DataError: See ``find_pictures`` and ``write_lmdb``.
     """
-    dropped: list[str] = []
-    count = write_lmdb(output, named_pictures(Path(folder), crop, step, skip_bad, dropped), compress_level)
-    return count, dropped
+    return write_lmdb(output, folder_jobs(folder, Cut(crop, step)), compress_level, workers, skip_bad)
+
+
+def tell(report: WriteReport, output: str | Path) -> int:
+    """Print what became of the pictures; returns the exit code, 1 where any was left out."""
+    again = f' ({report.resumed} files were done before it stopped)' if report.resumed else ''
+    print(f'{len(report.shapes)} pictures written to {output}{again}')
+    for what, count in Counter(note for _, note in report.notes).items():
+        print(f'{count} of the files: {what}; written as 8 bit colour', file=sys.stderr)
+    for _, reason in report.dropped:
+        print(f'left out: {reason}', file=sys.stderr)
+    return 1 if report.dropped else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,16 +61,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--step', type=int, help='distance between squares (default: no overlap)')
     parser.add_argument('--compress-level', type=int, default=1, choices=range(10), metavar='0-9')
     parser.add_argument('--skip-bad', action='store_true', help='leave unreadable pictures out instead of stopping')
+    parser.add_argument('--workers', type=int, help='number of processes (default: one a core)')
     args = parser.parse_args(argv)
     try:
-        count, dropped = prepare(args.input, args.output, args.crop, args.step, args.skip_bad, args.compress_level)
+        report = prepare(
+            args.input, args.output, args.crop, args.step, args.skip_bad, args.compress_level, args.workers
+        )
     except UniRestorerError as error:
         print(f'prepare_images: error: {error}', file=sys.stderr)
         return 1
-    print(f'{count} pictures written to {args.output}')
-    for sentence in dropped:
-        print(f'left out: {sentence}', file=sys.stderr)
-    return 1 if dropped else 0
+    except KeyboardInterrupt:
+        print('prepare_images: stopped; the same command goes on from here', file=sys.stderr)
+        return 130
+    return tell(report, args.output)
 
 
 if __name__ == '__main__':

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from basicsr.utils import FileClient
 
-from basicsr_unirestorer.data.lmdb_writer import safe_key, sub_images, windows, write_lmdb
+from basicsr_unirestorer.data.lmdb_writer import WriteJob, WriteReport, read_report, write_lmdb
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import read_keys
 from basicsr_unirestorer.data.prepare import main, prepare
-from basicsr_unirestorer.errors import DataError
+from basicsr_unirestorer.data.write_jobs import safe_key, sub_images, windows
+from basicsr_unirestorer.errors import DataError, OptionError
 from basicsr_unirestorer.image_files import decode_picture, find_pictures, read_picture
 
 
@@ -29,7 +30,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_pictures_come_back_unchanged_through_basicsr(folder, tmp_path):
-    assert prepare(folder, tmp_path / 'x.lmdb') == (2, [])
+    assert prepare(folder, tmp_path / 'x.lmdb') == WriteReport({'a': (20, 30, 3), 'subpdir-b_c': (25, 25, 3)})
     assert read_keys(str(tmp_path / 'x.lmdb')) == [('a', (20, 30, 3)), ('subpdir-b_c', (25, 25, 3))]
     client = FileClient('lmdb', db_paths=str(tmp_path / 'x.lmdb'), client_keys='gt')
     content = client.get('subpdir-b_c', 'gt')
@@ -46,9 +47,12 @@ def test_sub_images_cover_every_pixel():
 
 
 def test_the_map_grows_with_the_data(tmp_path, monkeypatch):
-    monkeypatch.setattr('basicsr_unirestorer.data.lmdb_writer.COMMIT_EVERY', 8)
-    count = write_lmdb(tmp_path / 'big.lmdb', ((f'k{i}', noise(700, 700, i)) for i in range(56)), compress_level=0)
-    assert count == 56  # 82 MB in a map that starts at 64
+    monkeypatch.setattr('basicsr_unirestorer.data.lmdb_writer.FIRST_MAP', 2**16)
+    cv2.imwrite(str(tmp_path / 'a.png'), noise(300, 300))
+    jobs = [WriteJob(f'k{i}', tmp_path / 'a.png') for i in range(20)]
+    assert len(write_lmdb(tmp_path / 'big.lmdb', jobs, compress_level=0, workers=1).shapes) == 20
+    assert 20 * 270_000 < (tmp_path / 'big.lmdb' / 'data.mdb').stat().st_blocks * 512 < 6_000_000
+    assert (tmp_path / 'big.lmdb' / 'data.mdb').stat().st_size < 6_000_000
 
 
 def test_keys_are_safe_for_basicsr():
@@ -60,7 +64,7 @@ def test_colliding_keys_are_refused(folder, tmp_path):
     cv2.imwrite(str(folder / 'a.jpg'), noise(9, 9))
     with pytest.raises(DataError, match="would share the LMDB key 'a'"):
         prepare(folder, tmp_path / 'x.lmdb')
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['in']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in']  # nothing was begun
 
 
 def test_a_truncated_picture_stops_or_is_left_out(folder, tmp_path, capsys):
@@ -100,6 +104,13 @@ def test_bad_input_is_told_in_one_sentence(tmp_path):
         write_lmdb(tmp_path / 'x', [])
     with pytest.raises(DataError, match='No picture could be written'):
         write_lmdb(tmp_path / 'x.lmdb', [])
-    write_lmdb(tmp_path / 'x.lmdb', [('a', noise(4, 4))])
+    cv2.imwrite(str(tmp_path / 'a.png'), noise(4, 4))
+    jobs = [WriteJob('a', tmp_path / 'a.png')]
+    with pytest.raises(OptionError, match='levels 0 to 9'):
+        write_lmdb(tmp_path / 'x.lmdb', jobs, compress_level=10)
+    written = write_lmdb(tmp_path / 'x.lmdb', jobs)
     with pytest.raises(DataError, match='exists already'):
-        write_lmdb(tmp_path / 'x.lmdb', [('a', noise(4, 4))])
+        write_lmdb(tmp_path / 'x.lmdb', jobs)
+    assert write_lmdb(tmp_path / 'x.lmdb', jobs, keep_finished=True) == written == read_report(tmp_path / 'x.lmdb')
+    with pytest.raises(DataError, match='with other pictures'):
+        write_lmdb(tmp_path / 'x.lmdb', [WriteJob('b', tmp_path / 'a.png')], keep_finished=True)

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from basicsr_unirestorer.clustering.assignments import write_assignments
 from basicsr_unirestorer.clustering.tree import DegradationTree
-from basicsr_unirestorer.data.lmdb_writer import write_lmdb
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import MixedDegradationLMDBDataset
 from basicsr_unirestorer.degradations import DegradationRecipe
 from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError
+from tests.lmdb_fixtures import lmdb_of
 
 SIZES = ((40, 48), (64, 33), (50, 50))
 
@@ -27,7 +27,7 @@ def pictures(seed: int = 0) -> list[tuple[str, np.ndarray]]:
 @pytest.fixture(scope='module')
 def clean(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp('data') / 'clean.lmdb'
-    write_lmdb(path, pictures())
+    lmdb_of(path, pictures())
     return str(path)
 
 
@@ -157,7 +157,7 @@ def test_assignments_of_other_samples_are_refused(clean, tmp_path):
 
 def test_real_pairs_are_read_as_they_are(clean, tmp_path):
     lq_root = tmp_path / 'lq.lmdb'
-    write_lmdb(lq_root, [(key, 255 - picture) for key, picture in pictures()])
+    lmdb_of(lq_root, [(key, 255 - picture) for key, picture in pictures()])
     pair = options(clean, recipe=None, dataroot_lq=str(lq_root), caption='large rain')
     pair.pop('variants')
     item = MixedDegradationLMDBDataset(pair)[1]
@@ -167,7 +167,7 @@ def test_real_pairs_are_read_as_they_are(clean, tmp_path):
 
 
 def test_a_missing_partner_is_named(clean, tmp_path):
-    write_lmdb(tmp_path / 'lq.lmdb', pictures()[:2])
+    lmdb_of(tmp_path / 'lq.lmdb', pictures()[:2])
     with pytest.raises(DataError, match=r"lacks 1 of 3 pictures .*first: 'p2'"):
         MixedDegradationLMDBDataset(options(clean, recipe=None, dataroot_lq=str(tmp_path / 'lq.lmdb')))
 
@@ -195,7 +195,7 @@ def test_wrong_options_are_refused(clean, changes, error, message):
 
 
 def test_an_lmdb_without_its_meta_file_is_refused(clean, tmp_path):
-    write_lmdb(tmp_path / 'x.lmdb', pictures())
+    lmdb_of(tmp_path / 'x.lmdb', pictures())
     (tmp_path / 'x.lmdb' / 'meta_info.txt').unlink()
     with pytest.raises(DataError, match='meta_info.txt does not exist: LMDBs of other tools lack it'):
         MixedDegradationLMDBDataset(options(str(tmp_path / 'x.lmdb')))

@@ -1,4 +1,4 @@
-"""Lost detail: down-up sampling and JPEG."""
+"""Lost detail: down-up sampling, JPEG and WebP."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ import cv2
 import numpy as np
 
 from basicsr_unirestorer.degradations.window import Window
+from basicsr_unirestorer.errors import OptionError
 
 JPEG_UNIT = 16  # pixels: libjpeg halves the colour channels by default, so its 8x8 blocks cover 16x16 pixels
+WEBP_UNIT = 16  # pixels: side of a macroblock
 
 
 def resample(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:
-    """Shrink by a factor and enlarge back to the same size, both bicubically.
+    """Shrink by a factor and enlarge back to the same size.
 
     The coarse pixels lie on one grid over the whole picture (pixel j covers the fine range [j s, (j + 1) s)), so a
     crop loses the same detail as the picture it comes from, for any real factor.
 
     Args:
         image: RGB, (h, w, 3), float32, [0, 1].
-        params: ``factor`` (s; 1 changes nothing); ``antialias``: smooth before shrinking, as ``imresize`` does and a
-            plain bicubic ``interpolate`` does not.
+        params: ``factor`` (s; 1 changes nothing); ``filter``: ``'bicubic'`` or ``'bilinear'`` both ways, or ``'area'``,
+            which shrinks by averaging and enlarges bilinearly; ``antialias``: smooth before shrinking, as ``imresize``
+            does and a plain bicubic ``interpolate`` does not (the average of ``'area'`` needs none).
         rng: Unused.
         window: Place of the crop on the grid.
 
     Returns:
         RGB, (h, w, 3), float32; cubic overshoot may leave [0, 1].
     """
-    factor = params['factor']
+    factor, kind = params['factor'], params['filter']
     if factor == 1:
         return image
-    if params['antialias']:
+    if params['antialias'] and kind != 'area':
         image = cv2.GaussianBlur(image, (0, 0), antialias_sigma(factor), borderType=cv2.BORDER_REFLECT_101)
     first, count = zip(
         *(
@@ -41,10 +44,14 @@ def resample(image: np.ndarray, params: dict, rng: np.random.Generator, window: 
         strict=True,
     )
     centre = (factor - 1) / 2  # of the first coarse pixel, in fine pixels
-    down = [first[0] * factor + centre - window.left, first[1] * factor + centre - window.top]
     up = [(window.left - centre) / factor - first[0], (window.top - centre) / factor - first[1]]
-    coarse = _scale(image, factor, down, count)
-    return _scale(coarse, 1 / factor, up, (window.width, window.height))
+    flags = cv2.INTER_CUBIC if kind == 'bicubic' else cv2.INTER_LINEAR
+    if kind == 'area':
+        coarse = _average(image, factor, (window.left, window.top), first, count)
+    else:
+        down = [first[0] * factor + centre - window.left, first[1] * factor + centre - window.top]
+        coarse = _scale(image, factor, down, count, flags)
+    return _scale(coarse, 1 / factor, up, (window.width, window.height), flags)
 
 
 def antialias_sigma(factor: float) -> float:
@@ -63,12 +70,32 @@ def _coarse_range(start: int, size: int, factor: float) -> tuple[int, int]:
     return first, math.ceil((start + size) / factor) + 2 - first
 
 
-def _scale(image: np.ndarray, step: float, offset: list[float], size: tuple[int, int]) -> np.ndarray:
-    """Sample ``image`` cubically at ``step * i + offset`` for ``size`` (columns, rows) pixels."""
+def _scale(image: np.ndarray, step: float, offset: list[float], size: tuple[int, int], flags: int) -> np.ndarray:
+    """Interpolate ``image`` at ``step * i + offset`` for ``size`` (columns, rows) pixels."""
     matrix = np.array([[step, 0, offset[0]], [0, step, offset[1]]])
-    return cv2.warpAffine(
-        image, matrix, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
-    )
+    return cv2.warpAffine(image, matrix, size, flags=flags | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
+
+
+def _average(
+    image: np.ndarray, factor: float, start: tuple[int, int], first: tuple[int, int], count: tuple[int, int]
+) -> np.ndarray:
+    """Average the fine pixels of each coarse one, by the share of them that lies in it; tuples are (column, row)."""
+    h, w = image.shape[:2]
+    columns = _shares(factor, start[0], w, first[0], count[0])
+    rows = _shares(factor, start[1], h, first[1], count[1])
+    coarse = (rows @ image.reshape(h, -1)).reshape(count[1], w, 3)
+    return np.ascontiguousarray(np.einsum('cw,hwk->hck', columns, coarse, optimize=True))
+
+
+def _shares(factor: float, start: int, size: int, first: int, count: int) -> np.ndarray:
+    """Weights (count, size) of each fine pixel in each coarse one; the outermost pixels stand for what lies beyond."""
+    left = (first + np.arange(count)) * factor - start
+    fine = np.arange(size)
+    begin, end = np.maximum(fine, left[:, None]), np.minimum(fine + 1, left[:, None] + factor)
+    weights = np.maximum(end - begin, 0)
+    weights[:, 0] += np.clip(-left, 0, factor)
+    weights[:, -1] += np.clip(left + factor - size, 0, factor)
+    return (weights / factor).astype(np.float32)
 
 
 def compress_jpeg(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:
@@ -78,13 +105,45 @@ def compress_jpeg(image: np.ndarray, params: dict, rng: np.random.Generator, win
 
     Args:
         image: RGB, (h, w, 3), float32, [0, 1]; rounded to 8 bits before encoding.
-        params: ``quality_pct``, 1 to 100.
+        params: ``quality_pct``, 1 to 100; ``shift_rows`` and ``shift_columns``: pixels by which the picture was cropped
+            after it was compressed, which moves the block borders as much up and to the left.
         rng: Unused.
         window: Place of the crop on the block grid.
     """
-    top, left = window.top % JPEG_UNIT, window.left % JPEG_UNIT
+    place = (window.top + params['shift_rows']) % JPEG_UNIT, (window.left + params['shift_columns']) % JPEG_UNIT
+    return _through_codec(image, '.jpg', [cv2.IMWRITE_JPEG_QUALITY, int(params['quality_pct'])], place)
+
+
+def compress_webp(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:
+    """Encode and decode as lossy WebP.
+
+    Its macroblocks lie on the grid of the whole picture; but each is predicted from its neighbours, so a crop shows
+    artefacts of the same kind and size, not the same ones.
+
+    Args:
+        image: RGB, (h, w, 3), float32, [0, 1]; rounded to 8 bits before encoding.
+        params: ``quality_pct``, 1 to 100.
+        rng: Unused.
+        window: Place of the crop on the grid of macroblocks.
+
+    Raises:
+        OptionError: OpenCV was built without WebP.
+    """
+    place = window.top % WEBP_UNIT, window.left % WEBP_UNIT
+    try:
+        return _through_codec(image, '.webp', [cv2.IMWRITE_WEBP_QUALITY, int(params['quality_pct'])], place)
+    except cv2.error as error:
+        raise OptionError(
+            'This OpenCV was built without WebP, which the degradation webp needs; install the opencv-python of PyPI, '
+            'or use jpeg instead.'
+        ) from error
+
+
+def _through_codec(image: np.ndarray, suffix: str, options: list[int], place: tuple[int, int]) -> np.ndarray:
+    """Encode and decode an image whose first pixel lies at ``place`` (row, column) of its block."""
+    top, left = place
     pixels = np.rint(np.clip(image[..., ::-1], 0, 1) * 255).astype(np.uint8)
     pixels = cv2.copyMakeBorder(pixels, top, 0, left, 0, cv2.BORDER_REPLICATE)
-    _, code = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, int(params['quality_pct'])])
+    _, code = cv2.imencode(suffix, pixels, options)
     decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)[top:, left:, ::-1]
     return decoded.astype(np.float32) / 255

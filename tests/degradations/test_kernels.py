@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from basicsr_unirestorer.degradations.kernels import gaussian_kernel, gaussian_radius, line_kernel, line_radius
+from basicsr_unirestorer.degradations.kernels import blur_kernel, blur_radius, line_kernel, line_radius
 
 
 @pytest.mark.parametrize('sigma, aspect, angle', [(0, 1, 0), (0.3, 1, 0), (1.7, 1, 0), (2.5, 2, 30), (4, 2.5, 135)])
 def test_gaussian_kernel_is_normalised_odd_and_point_symmetric(sigma, aspect, angle):
-    kernel = gaussian_kernel(sigma, aspect, angle)
+    kernel = blur_kernel(sigma, aspect, angle)
     assert kernel.dtype == np.float32
-    assert kernel.shape == (2 * gaussian_radius(sigma, aspect) + 1,) * 2
+    assert kernel.shape == (2 * blur_radius(sigma, aspect) + 1,) * 2
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-9)
     if aspect == 1:
@@ -22,7 +22,7 @@ def test_gaussian_kernel_is_normalised_odd_and_point_symmetric(sigma, aspect, an
 @pytest.mark.parametrize('angle', [0, 90])
 def test_gaussian_kernel_has_its_spread_along_each_axis(angle):
     """Standard deviations sigma sqrt(aspect) and sigma / sqrt(aspect), swapped by a quarter turn."""
-    kernel = gaussian_kernel(2.0, 2.25, angle)
+    kernel = blur_kernel(2.0, 2.25, angle)
     steps = np.arange(kernel.shape[0]) - kernel.shape[0] // 2
     spread = [np.sqrt((kernel.sum(axis=axis) * steps**2).sum()) for axis in (0, 1)]  # x, y
     expected = [3.0, 4 / 3] if angle == 0 else [4 / 3, 3.0]

@@ -7,7 +7,8 @@ import pytest
 
 from basicsr_unirestorer import degradations
 from basicsr_unirestorer.degradations import DEGRADATION_TYPES, DegradationRecord, Window, degrade, sample_rng
-from basicsr_unirestorer.degradations.maps import depth_map, snow_mask
+from basicsr_unirestorer.degradations.maps import depth_map
+from basicsr_unirestorer.degradations.precipitation import snow_mask
 from basicsr_unirestorer.errors import DataError
 from tests.degradations.samples import make_record, scene
 
@@ -17,7 +18,8 @@ def psnr(one, two):
 
 
 def apply_only(name, image, params, seed=0):
-    """Run one operator alone: neither clipped nor rounded."""
+    """Run one operator alone, other parameters as drawn by default: neither clipped nor rounded."""
+    params = make_record((name, params)).operations[0].params
     return DEGRADATION_TYPES[name].apply(image, params, sample_rng(seed), Window.whole(*image.shape[:2]))
 
 
@@ -40,12 +42,18 @@ def test_types_stand_in_physical_order():
         'rain',
         'snow',
         'haze',
+        'raindrop',
+        'defocus_blur',
         'motion_blur',
         'blur',
+        'ringing',
         'low_resolution',
         'poisson_noise',
+        'speckle_noise',
+        'camera_noise',
         'noise',
         'jpeg',
+        'webp',
     ]
 
 

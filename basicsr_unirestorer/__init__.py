@@ -20,5 +20,5 @@ def register() -> None:
     from basicsr_unirestorer import compat
 
     compat.apply()
-    for part in ('archs', 'data', 'losses', 'models'):
+    for part in ('archs', 'data.datasets', 'losses', 'models'):
         import_module(f'{__name__}.{part}')

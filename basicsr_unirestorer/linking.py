@@ -29,7 +29,7 @@ HEADER = '"""Written by \'unirestorer link\'; \'unirestorer unlink\' removes it.
 # fail without, and our networks follow with the data sets. The models come when all that they build on is complete.
 ONE_LINERS = {
     'archs/unirestorer_arch.py': 'from basicsr_unirestorer import compat; compat.apply()\n',
-    'data/unirestorer_dataset.py': 'import basicsr_unirestorer.archs, basicsr_unirestorer.data\n',
+    'data/unirestorer_dataset.py': 'import basicsr_unirestorer.archs, basicsr_unirestorer.data.datasets\n',
     'losses/unirestorer_loss.py': 'import basicsr_unirestorer.losses\n',
     'models/unirestorer_model.py': 'import basicsr_unirestorer.models\n',
 }

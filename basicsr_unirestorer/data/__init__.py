@@ -1,13 +1,11 @@
-"""Datasets: every ``*_dataset.py`` here is imported, which files its classes in BasicSR's registry."""
+"""Pictures for training: LMDBs, how they are written, checked and read.
+
+Importing it is cheap: writing and checking LMDBs needs neither torch nor BasicSR. The data sets, which do, are in
+:mod:`basicsr_unirestorer.data.datasets`.
+"""
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 from basicsr_unirestorer import compat
 
-compat.apply()  # BasicSR must be importable, and imported, before the files below ask it for a registry
-
-for _file in sorted(Path(__file__).parent.glob('*_dataset.py')):
-    importlib.import_module(f'{__name__}.{_file.stem}')
+compat.shim_imports()  # so that a data set may be imported by itself

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+STRIP = 2**20  # values that a strip may hold: 4 MiB of float32, about what a core's cache keeps
 
 
 class ChannelNorm(nn.Module):
@@ -21,24 +25,41 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(channels_last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
-def channel_cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine between every channel of ``a`` and every channel of ``b``, each a vector over all pixels.
+def in_strips(
+    function: Callable[..., Tensor],
+    pictures: Sequence[Tensor],
+    halo: int,
+    width: int,
+    then: Callable[[Tensor], Tensor] = lambda strip: strip,
+) -> Tensor:
+    """Compute a function of pictures a few rows at a time, so that what it makes in between stays in the cache.
 
-    The normalised maps are never formed: the norms divide the small matrix of dot products instead. Computed in
-    float32, since sums over all pixels overflow in half precision.
+    Only without gradients and on a CPU: elsewhere the whole picture at once is better.
 
     Args:
-        a: Shape (n, pixels, heads, d).
-        b: The same shape.
+        function: Takes and returns tensors of shape (n, c, h, w); pads with zeros.
+        pictures: Its arguments; the first has the result's shape.
+        halo: How many rows up and down it looks.
+        width: The most channels it makes in between.
+        then: Applied to what the function returns; looks at single pixels, and sees every pixel once.
 
     Returns:
-        Shape (n, heads, d of a, d of b), float32.
+        The shape and type of the first picture.
     """
-    with torch.autocast(a.device.type, enabled=False):
-        a, b = a.float(), b.float()
-        a_norm, b_norm = ((t * t).sum(dim=1).sqrt().clamp_min(1e-12) for t in (a, b))  # (n, heads, d)
-        dots = a.permute(0, 2, 3, 1) @ b.permute(0, 2, 1, 3)
-        return dots / a_norm[..., :, None] / b_norm[..., None, :]
+    like = pictures[0]
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if torch.is_grad_enabled() or traced or like.device.type != 'cpu':
+        return then(function(*pictures))
+    n, _, h, w = like.shape
+    rows = max(8, STRIP // (n * width * w))
+    if rows >= h:
+        return then(function(*pictures))
+    out = torch.empty_like(like)
+    for top in range(0, h, rows):
+        first, bottom = max(top - halo, 0), min(top + rows, h)
+        strip = function(*(picture[:, :, first : bottom + halo] for picture in pictures))
+        out[:, :, top:bottom] = then(strip[:, :, top - first : bottom - first])
+    return out
 
 
 def mix_channels(v: Tensor, weights: Tensor, project: Tensor, bias: Tensor | None) -> Tensor:

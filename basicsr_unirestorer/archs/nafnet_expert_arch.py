@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from basicsr_unirestorer.archs.expert import Expert, ExpertFacts
 from basicsr_unirestorer.archs.layers import ChannelNorm
+from basicsr_unirestorer.errors import OptionError
 
 
 def gate(x: Tensor) -> Tensor:
@@ -61,10 +62,19 @@ class NAFNetExpert(Expert):
         dec_blk_nums: Blocks of each decoder stage, coarsest first; as many stages as the encoder.
 
     Raises:
-        ValueError: The encoder and the decoder differ in their number of stages.
+        OptionError: The encoder and the decoder differ in their number of stages.
     """
 
-    facts = ExpertFacts(paper='Chen et al., ECCV 2022', licence='MIT', multiple=16, pad_mode='constant')
+    # Precisions: on photographs, with weights of the fixtures' rule at release size and at width 32, outputs under
+    # autocast on a CPU are 59 to 65 dB (bf16) and 76 to 83 dB (fp16) from float32, less than 0.02 dB of a restoration
+    # at 35 dB; the largest value inside was 6, and fp16 ends at 65504.
+    facts = ExpertFacts(
+        paper='Chen et al., ECCV 2022',
+        licence='MIT',
+        multiple=16,
+        pad_mode='constant',
+        precisions=('fp32', 'bf16', 'fp16'),
+    )
 
     def __init__(
         self,
@@ -76,7 +86,7 @@ class NAFNetExpert(Expert):
     ) -> None:
         super().__init__()
         if len(enc_blk_nums) != len(dec_blk_nums):
-            raise ValueError(
+            raise OptionError(
                 f'enc_blk_nums has {len(enc_blk_nums)} stages and dec_blk_nums {len(dec_blk_nums)}; '
                 'give both the same number.'
             )

@@ -144,8 +144,10 @@ class NAFNetLocalExpert(NAFNetExpert):
         OptionError: ``train_size`` is not four positive numbers, or as NAFNetExpert.
     """
 
-    # A tile gives what the whole picture gives only as far as its windows are the whole picture's. That never holds to
-    # the last bit: 36 blocks, each looking 192 pixels around, see all of a picture.
+    # Tiles stay approximate: every block looks half a window around a pixel, so in the end all of a picture counts. But
+    # what lies far away counts little: with windows of 96, tiles of 160 pixels that overlap by 96 came out 104 dB from
+    # the whole picture, NAFNetExpert's 84 dB. With fast_imp the steps follow a tile's sides, and 87 dB were seen too.
+    # Precisions are as measured of NAFNetExpert: bf16 60 to 65 dB, fp16 76 to 84 dB; windows are summed in float32.
     facts = replace(NAFNetExpert.facts, paper='Chu et al., ECCV 2022 (TLC); Chen et al., ECCV 2022')
 
     def __init__(

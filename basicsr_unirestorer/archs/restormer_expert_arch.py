@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from basicsr_unirestorer.archs.expert import Expert, ExpertFacts
-from basicsr_unirestorer.archs.layers import ChannelNorm, channel_cosines, mix_channels
+from basicsr_unirestorer.archs.layers import ChannelNorm, in_strips, mix_channels
 from basicsr_unirestorer.errors import OptionError
 
 
@@ -50,10 +50,34 @@ class Norm(nn.Module):
         return self.body(x)
 
 
+def pixels(x: Tensor) -> Tensor:
+    """List the pixels of a (n, c, h, w) tensor, (n, h * w, c): a view in channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def channel_products(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Multiply every channel of ``q`` with every channel of ``k``, and each with itself, summed over the pixels.
+
+    Sums over parts of a picture may be added up. In float32, since half precision overflows.
+
+    Args:
+        q: Shape (n, pixels, heads, d).
+        k: The same shape.
+
+    Returns:
+        Products (n, heads, d of q, d of k), squares of q (n, heads, d, 1) and squares of k (n, heads, 1, d).
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = q.float(), k.float()
+        q_squares, k_squares = ((t * t).sum(dim=1) for t in (q, k))
+        return q.permute(0, 2, 3, 1) @ k.permute(0, 2, 1, 3), q_squares.unsqueeze(-1), k_squares.unsqueeze(-2)
+
+
 class ChannelAttention(nn.Module):
     """Attention between the channels of a head, each channel being a vector over all pixels (MDTA, section 3.1).
 
-    Neither the normalised queries and keys nor the attended values are ever formed (see ``layers``).
+    Of queries and keys only their products are kept, whose norms divide the small matrix of products instead of whole
+    maps. That matrix, softmaxed, is multiplied into the output projection, so that attended values are never formed.
     """
 
     def __init__(self, channels: int, heads: int, bias: bool) -> None:
@@ -65,12 +89,19 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        heads = len(self.temperature)
-        qkv = self.qkv_dwconv(self.qkv(x)).permute(0, 2, 3, 1).reshape(n, h * w, 3 * c)  # a view in channels-last
-        q, k, v = qkv.split(c, dim=-1)  # each (n, pixels, c)
-        cosines = channel_cosines(q.unflatten(-1, (heads, -1)), k.unflatten(-1, (heads, -1)))
+        heads = (len(self.temperature), -1)
+        products = []  # of every strip
+
+        def values(qkv: Tensor) -> Tensor:
+            q, k, v = qkv.split(c, dim=1)
+            products.append(channel_products(pixels(q).unflatten(-1, heads), pixels(k).unflatten(-1, heads)))
+            return v
+
+        v = in_strips(lambda x: self.qkv_dwconv(self.qkv(x)), (x,), halo=1, width=3 * c, then=values)
+        dots, q_squares, k_squares = (sum(parts) for parts in zip(*products, strict=True))
+        cosines = dots / q_squares.clamp_min(1e-24).sqrt() / k_squares.clamp_min(1e-24).sqrt()
         weights = (cosines * self.temperature).softmax(dim=-1)
-        out = mix_channels(v, weights, self.project_out.weight, self.project_out.bias)
+        out = mix_channels(pixels(v), weights, self.project_out.weight, self.project_out.bias)
         return out.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
@@ -80,12 +111,17 @@ class GatedFeedForward(nn.Module):
     def __init__(self, channels: int, factor: float, bias: bool) -> None:
         super().__init__()
         hidden = int(channels * factor)
-        self.project_in = nn.Conv2d(channels, 2 * hidden, 1, bias=bias)
-        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.wide = 2 * hidden
+        self.project_in = nn.Conv2d(channels, self.wide, 1, bias=bias)
+        self.dwconv = nn.Conv2d(self.wide, self.wide, 3, padding=1, groups=self.wide, bias=bias)
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        return in_strips(lambda x: self.dwconv(self.project_in(x)), (x,), 1, self.wide, then=self.narrow)
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Let one half of the channels gate the other, and project."""
+        gate, value = x.chunk(2, dim=1)
         return self.project_out(F.gelu(gate.contiguous(memory_format=torch.channels_last)) * value)
 
 

@@ -6,7 +6,7 @@ licence) load unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from basicsr_unirestorer.archs.expert import Expert, ExpertFacts
-from basicsr_unirestorer.archs.layers import ChannelNorm, mix_channels
+from basicsr_unirestorer.archs.layers import ChannelNorm, in_strips, mix_channels
 from basicsr_unirestorer.errors import OptionError
 
 
@@ -42,31 +42,6 @@ class LightEstimator(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         features = self.depth_conv(self.conv1(torch.cat([image, image.mean(dim=1, keepdim=True)], dim=1)))
         return features, self.conv2(features)
-
-
-def in_strips(function: Callable[..., Tensor], pictures: Sequence[Tensor], halo: int, width: int) -> Tensor:
-    """Compute a function of pictures a few rows at a time, so that what it makes in between stays in the cache.
-
-    Only without gradients and on a CPU: elsewhere the whole picture at once is better.
-
-    Args:
-        function: Takes and returns tensors of shape (n, c, h, w); pads with zeros.
-        pictures: Its arguments; the first has the result's shape.
-        halo: How many rows up and down it looks.
-        width: The most channels it makes in between.
-    """
-    like = pictures[0]
-    n, _, h, w = like.shape
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if torch.is_grad_enabled() or traced or like.device.type != 'cpu':
-        return function(*pictures)
-    rows = max(8, 2**20 // (n * width * w))  # 4 MiB of float32
-    out = torch.empty_like(like)
-    for top in range(0, h, rows):
-        first, bottom = max(top - halo, 0), min(top + rows, h)
-        strip = function(*(picture[:, :, first : bottom + halo] for picture in pictures))
-        out[:, :, top:bottom] = strip[:, :, top - first : bottom - first]
-    return out
 
 
 class LitChannelAttention(nn.Module):

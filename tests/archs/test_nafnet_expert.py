@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from basicsr_unirestorer.archs.nafnet_expert_arch import NAFNetExpert
-from basicsr_unirestorer.errors import DataError
+from basicsr_unirestorer.errors import DataError, OptionError
 from tests.parity.golden import Golden, assert_parity
 
 TINY = {'width': 4, 'middle_blk_num': 1, 'enc_blk_nums': [1, 1], 'dec_blk_nums': [1, 1]}
@@ -48,5 +48,5 @@ def test_gradient_reaches_every_parameter():
 
 
 def test_unequal_stages_are_refused():
-    with pytest.raises(ValueError, match='enc_blk_nums has 1 stages and dec_blk_nums 2'):
+    with pytest.raises(OptionError, match='enc_blk_nums has 1 stages and dec_blk_nums 2'):
         NAFNetExpert(enc_blk_nums=[1], dec_blk_nums=[1, 1])

@@ -80,6 +80,15 @@ def test_equals_the_plain_formulation_and_so_do_its_gradients(norm, bias):
         assert (parameter.grad - expected).abs().max() < 1e-3 * expected.abs().max() + 1e-6, name
 
 
+@pytest.mark.parametrize('size', [(24, 32), (41, 16)])
+def test_a_picture_restored_in_strips_equals_the_whole_one(monkeypatch, size):
+    net, lq = tiny().eval(), picture(2, 3, *size)
+    monkeypatch.setattr('basicsr_unirestorer.archs.layers.STRIP', 1)  # eight rows
+    with torch.no_grad():
+        in_strips_of_eight_rows = net(lq)
+    torch.testing.assert_close(net(lq), in_strips_of_eight_rows, rtol=0, atol=1e-5)  # with gradients: the whole
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_norms_over_many_pixels_survive_half_precision(dtype):
     """The squares of bright values, summed over 256 x 256 pixels, are past what float16 holds."""

@@ -45,6 +45,7 @@ def test_the_ratio_is_of_pairs():
     assert measure.ratio([(1, 1), (2, 1), (30, 3)]) == (2, 1, 10)
 
 
+@pytest.mark.skipif(not os.access('/proc/self/clear_refs', os.W_OK), reason='a process cannot reset its peak here')
 def test_memory_is_seen_and_what_was_there_before_is_not():
     assert measure.peak_memory(pieces_after_more, 200) == pytest.approx(200 * MIB, rel=0.1)
 
@@ -52,3 +53,12 @@ def test_memory_is_seen_and_what_was_there_before_is_not():
 def test_a_process_that_dies_is_reported():
     with pytest.raises(BrokenProcessPool):
         measure.peak_memory(partial, os._exit, 1)
+
+
+@pytest.mark.slow
+def test_the_plain_forms_compute_the_same_at_release_size():
+    from tests.benchmarks import networks  # here, so that the processes of the tests above need not import torch
+
+    for name in networks.CASES:
+        plain, ours = (networks.forward(networks.build(name, plain), networks.picture(40))() for plain in (True, False))
+        assert (plain - ours).abs().max() < 1e-5, name

@@ -15,6 +15,7 @@ from basicsr_unirestorer.errors import UniRestorerError, did_you_mean
 VERBS: dict[str, tuple[str, str, str]] = {
     'doctor': ('check this installation and name the command that repairs it', 'doctor', 'main'),
     'demo': ('run every stage on a few small pictures and show the result', 'inference.demo', 'main'),
+    'degrade': ('degrade pictures by a recipe, and show what it does', 'degrade', 'main'),
     'cluster': ('embed degraded pictures and build the degradation tree', 'cluster', 'main'),
     'tree': ('show, check or export a degradation tree', 'cluster', 'tree_main'),
     'train': ('train what an option file describes', 'train', 'main'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ def find_pictures(folder: str | Path) -> list[Path]:
             'give the folder that holds your pictures.'
         )
     return pictures
+
+
+def safe_key(relative: Path) -> str:
+    """Turn a relative path into an LMDB key: ASCII, without dots (BasicSR cuts keys at the first dot) or slashes."""
+    stem = '-'.join(relative.with_suffix('').parts).replace('.', 'p')
+    return re.sub(r'[^A-Za-z0-9_\-]', '_', stem)
 
 
 def decode_picture(content: bytes, name: str | Path) -> np.ndarray:

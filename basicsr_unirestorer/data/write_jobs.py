@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from basicsr_unirestorer.errors import DataError, OptionError
-from basicsr_unirestorer.image_files import find_pictures, read_picture_noted
+from basicsr_unirestorer.image_files import find_pictures, read_picture_noted, safe_key
 
 MAX_KEY = 500  # LMDB takes 511 bytes; the rest is left for the number of a sub-image
 
@@ -127,12 +127,6 @@ def sub_images(picture: np.ndarray, crop: int, step: int) -> Iterator[np.ndarray
 
 
 # ------------------------------------------------------------------------------------------ keys
-
-
-def safe_key(relative: Path) -> str:
-    """Turn a relative path into an LMDB key: ASCII, without dots (BasicSR cuts keys at the first dot) or slashes."""
-    stem = '-'.join(relative.with_suffix('').parts).replace('.', 'p')
-    return re.sub(r'[^A-Za-z0-9_\-]', '_', stem)
 
 
 def key_fault(key: str) -> str:

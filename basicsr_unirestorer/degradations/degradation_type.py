@@ -14,6 +14,7 @@ from basicsr_unirestorer.degradations.parameter import Parameter
 from basicsr_unirestorer.degradations.window import Window
 from basicsr_unirestorer.errors import OptionError, check_keys
 
+UNNAMED = 'none'  # the word of a strength that no caption mentions
 Operator = Callable[[np.ndarray, dict, np.random.Generator, Window], np.ndarray]
 
 
@@ -34,6 +35,10 @@ class DegradationType:
         edge_belongs_below: Whether a measure equal to an edge takes the word below it (else the one above).
         formula: The strength as a function of the parameters, monotone in each number, where it takes more than one.
         formula_of: Names of the parameters that ``formula`` reads.
+        weakens: Whether a larger measure means less damage, as for JPEG's quality.
+        label: The type it counts as in captions and labels; empty for its own name.
+        grid: Scale of the pixel grid that it leaves behind, from the parameters, see ``Window``; None where it keeps
+            the grid. Such a type occurs in the chain of a recipe only.
     """
 
     name: str
@@ -48,6 +53,9 @@ class DegradationType:
     edge_belongs_below: bool = False
     formula: Callable[[dict], float] | None = None
     formula_of: tuple[str, ...] = ()
+    weakens: bool = False
+    label: str = ''
+    grid: Callable[[dict], float] | None = None
 
     @property
     def ranges(self) -> dict[str, Any]:
@@ -100,6 +108,11 @@ class DegradationType:
         """Return the word of a strength; intervals are half-open, so 50 is medium rain where 50 is an edge."""
         find = bisect_left if self.edge_belongs_below else bisect_right
         return self.words[find(self.edges if edges is None else edges, strength)]
+
+    def severity(self, word: str) -> float:
+        """Return the damage that a word stands for among the type's words: above 0, and 1 for the worst."""
+        place = self.words.index(word)
+        return (len(self.words) - place if self.weakens else place + 1) / len(self.words)
 
     def possible_words(self, ranges: dict, edges: tuple[float, ...] | None = None) -> list[str]:
         """Return the words that parameters drawn from ``ranges`` can get, weakest measure first."""

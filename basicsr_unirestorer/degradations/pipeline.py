@@ -17,12 +17,13 @@ def degrade(
     record: DegradationRecord,
     rng: np.random.Generator,
     window: Window | None = None,
-    quantize: bool = True,
+    quantize: str | bool | None = None,
 ) -> np.ndarray:
     """Degrade a picture, or a crop of one, as a record says.
 
-    Each operation is followed by a clip to [0, 1]; rounding to 8 bits comes once, at the end (JPEG alone rounds before
-    it encodes, as its coder does).
+    Each operation is followed by a clip to [0, 1] unless the record says otherwise; rounding to 8 bits comes once, at
+    the end, unless the record says otherwise (JPEG and WebP round before they encode, as their coders do). Operations
+    that change the pixel grid are followed by others on that grid; the result is on the picture's own grid again.
 
     Args:
         image: RGB, (h, w, 3), float32, [0, 1], at least 8 x 8; never changed.
@@ -30,10 +31,11 @@ def degrade(
         rng: Drives the realisation: noise fields, rain drops, snow flakes.
         window: Place of ``image`` in its picture where it is a crop; None where it is the whole picture. Give crops
             ``record.margin`` pixels of context and cut them off afterwards.
-        quantize: Round to the 256 levels of an 8-bit file.
+        quantize: ``'end'``, ``'each'`` or ``'off'`` (``True`` and ``False`` stand for end and off) in place of what
+            the record says, see ``DegradationRecord``.
 
     Returns:
-        RGB, (h, w, 3), float32, [0, 1], a new array.
+        RGB, (h, w, 3), float32, a new array; [0, 1] unless ``quantize`` is off.
 
     Raises:
         DataError: The image is not as described, or the window has another size.
@@ -46,11 +48,22 @@ def degrade(
             f'The window is {window.width}x{window.height} but the image {w}x{h}; a window has the size of '
             'the crop it describes.'
         )
-    result = np.array(image, order='C')  # a copy, since clipping works in place and callers may pass a view
-    for operation in record.operations:
-        result = DEGRADATION_TYPES[operation.type].apply(result, operation.params, rng, window)
-        np.clip(result, 0, 1, out=result)
-    return np.rint(result * 255) / np.float32(255) if quantize else result
+    quantize = {None: record.quantize, True: 'end', False: 'off'}.get(quantize, quantize)
+    result, last = np.array(image, order='C'), len(record.steps) - 1  # a copy: callers may pass a view
+    for place, operation in enumerate(record.steps):
+        kind = DEGRADATION_TYPES[operation.type]
+        result = kind.apply(result, operation.params, rng, window)
+        if kind.grid:
+            window = window.on_grid(kind.grid(operation.params))
+        if operation.clip and not (quantize == 'off' and place == last):
+            np.clip(result, 0, 1, out=result)
+        if quantize == 'each':
+            result = _round(result)
+    return result if quantize == 'off' else _round(result)
+
+
+def _round(values: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(values, 0, 1) * 255) / np.float32(255)
 
 
 def _check_image(image: np.ndarray) -> None:

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from basicsr_unirestorer.degradations.record import DegradationRecord, Operation
+from basicsr_unirestorer.degradations.chain import Step, read_step
+from basicsr_unirestorer.degradations.ingredient import Ingredient, known_type, read_ingredient, read_number
+from basicsr_unirestorer.degradations.mixtures import count_combinations, read_exclusive, read_mixtures
+from basicsr_unirestorer.degradations.record import QUANTIZE, DegradationRecord
 from basicsr_unirestorer.degradations.registry import DEGRADATION_TYPES
 from basicsr_unirestorer.errors import OptionError, check_keys, did_you_mean
 from basicsr_unirestorer.option_files import options_dir
 
 ORDERS = ('physical', 'shuffle', 'listed')
-RECIPE_KEYS = ('name', 'order', 'count', 'exclusive', 'degradations', 'mixtures')
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """A degradation of a recipe: its weight, parameter ranges (only those that differ from the default) and edges."""
-
-    weight: float
-    ranges: dict[str, Any]
-    edges: tuple[float, ...]
+UNORDERED_KEYS = ('order', 'count', 'exclusive', 'degradations', 'mixtures')  # what a chain takes the place of
+RECIPE_KEYS = ('name', 'quantize', 'chain', *UNORDERED_KEYS)
 
 
 @dataclass(frozen=True)
 class DegradationRecipe:
-    """A weighted, ordered mixture of degradations; make one with ``load``, ``from_yaml`` or ``from_dict``.
+    """A weighted, ordered mixture of degradations, or a chain of them; make one with ``load``.
 
     Attributes:
         name: For logs and reports.
         order: ``'physical'`` (light, weather, optics, sensor, file: the order of ``DEGRADATION_TYPES``), ``'shuffle'``
             (scene physically, then what the camera does in random order, after BSRGAN) or ``'listed'`` (as written).
-        ingredients: By type; in physical order unless ``order`` is ``'listed'``.
-        combinations: Every set of types that can occur together and its probability.
+        ingredients: By type, each once; in physical order unless ``order`` is ``'listed'``. Empty for a chain.
+        combinations: Every set of types that can occur together and its probability. Empty for a chain.
         options: The recipe as plain dicts and lists; ``from_dict`` takes it back.
+        chain: Steps in order, see ``chain.py``; None where the recipe is a mixture.
+        quantize: When values are rounded to 8 bits, see ``DegradationRecord``.
     """
 
     name: str
@@ -48,6 +43,8 @@ class DegradationRecipe:
     ingredients: dict[str, Ingredient]
     combinations: tuple[tuple[tuple[str, ...], float], ...]
     options: dict[str, Any]
+    chain: Step | None = None
+    quantize: str = 'end'
 
     @classmethod
     def load(cls, source: DegradationRecipe | Mapping | str | Path) -> DegradationRecipe:
@@ -91,47 +88,48 @@ class DegradationRecipe:
         """Make a recipe from options with the keys of a recipe file.
 
         Args:
-            options: ``degradations``, and either ``count`` (default ``{1: 1.0}``) or ``mixtures``; ``name``, ``order``
-                (default physical), ``exclusive``.
+            options: ``degradations``, and either ``count`` (default ``{1: 1.0}``) or ``mixtures``, with ``order``
+                (default physical) and ``exclusive``; or ``chain`` alone. In any case ``name`` and ``quantize``
+                (default end).
             source: Quoted in messages.
 
         Raises:
             OptionError: Unknown keys, impossible ranges or impossible combinations.
         """
-        if (
-            not isinstance(options, Mapping)
-            or not isinstance(options.get('degradations'), Mapping)
-            or not options['degradations']
-        ):
-            raise OptionError(
-                f'{source} needs a section degradations with at least one type, e.g. '
-                'degradations: {noise: {sigma_255: [10, 50]}}.'
-            )
-        check_keys(options, RECIPE_KEYS, source)
+        if isinstance(options, Mapping):
+            check_keys(options, RECIPE_KEYS, source)
+        quantize = _read_quantize(options, source)
+        if isinstance(options, Mapping) and options.get('chain') is not None:
+            name, chain = str(options.get('name', Path(source).stem)), _read_chain(options, source)
+            return cls(name, 'listed', {}, (), _plain(options), chain, quantize)
+        ingredients = _read_ingredients(options, source)
         order = options.get('order', 'physical')
         if order not in ORDERS:
             raise OptionError(
                 f"{source}.order is '{order}', expected one of {', '.join(ORDERS)}.{did_you_mean(order, ORDERS)}"
             )
-        ingredients = {
-            name: _read_ingredient(name, settings, f'{source}.degradations')
-            for name, settings in options['degradations'].items()
-        }
         if order != 'listed':  # so that the order of keys in a file changes no draw
             ingredients = {name: ingredients[name] for name in DEGRADATION_TYPES if name in ingredients}
-        exclusive = _read_exclusive(options.get('exclusive') or [], source)
+        exclusive = read_exclusive(options.get('exclusive') or [], source)
         if options.get('mixtures') is not None:
-            table = _read_mixtures(options, ingredients, exclusive, source)
+            table = read_mixtures(options, exclusive, source)
         else:
-            table = _count_combinations(options.get('count', {1: 1.0}), ingredients, exclusive, source)
-        return cls(str(options.get('name', Path(source).stem)), order, ingredients, tuple(table), _plain(options))
+            weights = {name: _weight(options, name, source) for name in ingredients}
+            table = count_combinations(options.get('count', {1: 1.0}), weights, exclusive, source)
+        name = str(options.get('name', Path(source).stem))
+        return cls(name, order, ingredients, tuple(table), _plain(options), quantize=quantize)
 
     def draw(self, rng: np.random.Generator) -> DegradationRecord:
-        """Draw a record: the combination, its order, then the parameters of each operation in turn."""
+        """Draw a record: the combination, its order, then the parameters of each operation in turn.
+
+        A chain is drawn step by step instead, in the order of application.
+        """
+        if self.chain:
+            return DegradationRecord(tuple(self.chain.draw(rng)), self.quantize)
         bounds = np.cumsum([probability for _, probability in self.combinations])
         place = int(np.searchsorted(bounds, rng.random() * bounds[-1], side='right'))
         types = self._arrange(self.combinations[place][0], rng)
-        return DegradationRecord(tuple(self._operation(name, rng) for name in types))
+        return DegradationRecord(tuple(self.ingredients[name].draw(rng) for name in types), self.quantize)
 
     def _arrange(self, types: tuple[str, ...], rng: np.random.Generator) -> list[str]:
         if self.order == 'listed':
@@ -142,164 +140,95 @@ class DegradationRecipe:
         camera = [name for name in types if DEGRADATION_TYPES[name].camera]
         return types[: len(types) - len(camera)] + [camera[place] for place in rng.permutation(len(camera))]
 
-    def _operation(self, name: str, rng: np.random.Generator) -> Operation:
-        kind, ingredient = DEGRADATION_TYPES[name], self.ingredients[name]
-        params = kind.draw(ingredient.ranges, rng)
-        strength = kind.strength(params)
-        return Operation(name, params, strength, kind.word(strength, ingredient.edges))
+    def _possible(self) -> Iterator[Ingredient]:
+        """Yield every ingredient that can occur; a chain may have several of one type."""
+        if self.chain:
+            return self.chain.ingredients()
+        used = {name for names, _ in self.combinations for name in names}
+        return (ingredient for name, ingredient in self.ingredients.items() if name in used)
 
     @property
     def types(self) -> tuple[str, ...]:
-        """Types that can occur, in physical order."""
-        used = {name for names, _ in self.combinations for name in names}
-        return tuple(name for name in DEGRADATION_TYPES if name in used)
+        """Labels that can occur, in physical order."""
+        labels = {label for _, label in self.cells()}
+        return tuple(name for name in DEGRADATION_TYPES if name in labels)
 
     def cells(self) -> list[tuple[str, str]]:
-        """Return every (word, type) that can occur, by type in physical order."""
-        return [
-            (word, name)
-            for name in self.types
-            for word in DEGRADATION_TYPES[name].possible_words(
-                self.ingredients[name].ranges, self.ingredients[name].edges
-            )
-        ]
+        """Return every (word, label) that can occur, by label in physical order, weakest measure first."""
+        found = {cell for ingredient in self._possible() for cell in ingredient.cells()}
+        cells = [(word, name) for name, kind in DEGRADATION_TYPES.items() for word in kind.words]
+        return [cell for cell in cells if cell in found]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe with every default spelt out: equal dicts mean equal samples, whatever their key order."""
-        full = {
-            name: {**DEGRADATION_TYPES[name].ranges, **ingredient.ranges, 'edges': ingredient.edges}
-            for name, ingredient in self.ingredients.items()
-        }
+        if self.chain:
+            return _plain({'name': self.name, 'quantize': self.quantize, 'chain': self.chain.to_dict()['steps']})
+        full = {name: ingredient.to_dict() for name, ingredient in self.ingredients.items()}
         options = {**self.options, 'name': self.name, 'order': self.order, 'degradations': full}
+        options['quantize'] = self.quantize
         if self.order == 'listed':  # keys are in no order for a reader of JSON; lists are
             options['mixtures'] = [{'types': types, 'weight': weight} for types, weight in self.combinations]
             options.pop('count', None)
         elif 'mixtures' not in options:
             for name, settings in full.items():
-                settings['weight'] = self.ingredients[name].weight
+                settings['weight'] = _weight(self.options, name, self.name)
         return _plain(options)
 
 
-def _read_ingredient(name: str, settings: Mapping | None, where: str) -> Ingredient:
-    if name not in DEGRADATION_TYPES:
+def _read_quantize(options: Any, source: str) -> str:
+    given = options.get('quantize', 'end') if isinstance(options, Mapping) else 'end'
+    given = 'off' if given is False else given  # how yml reads a bare off
+    if given not in QUANTIZE:
         raise OptionError(
-            f"{where} has the unknown type '{name}'.{did_you_mean(name, DEGRADATION_TYPES)} "
-            f'Known: {", ".join(DEGRADATION_TYPES)}.'
+            f"{source}.quantize is '{given}', expected one of {', '.join(QUANTIZE)}.{did_you_mean(given, QUANTIZE)}"
         )
-    kind, where = DEGRADATION_TYPES[name], f'{where}.{name}'
-    if not isinstance(settings, (Mapping, type(None))):
+    return given
+
+
+def _read_chain(options: Mapping, source: str) -> Step:
+    clash = next((key for key in UNORDERED_KEYS if options.get(key) is not None), None)
+    if clash:
         raise OptionError(
-            f'{where} is {settings}, expected parameters and their ranges, e.g. '
-            f'{{{kind.measure}: {kind.ranges[kind.measure]}}}, or nothing for the defaults.'
+            f'{source} has both chain and {clash}; a chain says itself what happens in which order, so drop one of '
+            'the two.'
         )
-    settings = dict(settings or {})
-    check_keys(settings, ['weight', 'edges', *kind.parameters], where)
-    weight = _probability(settings.pop('weight', 1.0), f'{where}.weight')
-    edges = settings.pop('edges', kind.edges)
-    if (
-        not isinstance(edges, (list, tuple))
-        or len(edges) != len(kind.words) - 1
-        or not all(isinstance(edge, (int, float)) for edge in edges)
-        or list(edges) != sorted(set(edges))
-    ):
+    if not isinstance(options['chain'], (list, tuple)):
+        raise OptionError(f'{source}.chain is {options["chain"]}, expected a list of steps such as [{{type: noise}}].')
+    where = f'{source}.chain'
+    chain = Step('steps', parts=tuple(read_step(step, f'{where}.{n}') for n, step in enumerate(options['chain'])))
+    if not any(chain.ingredients()):
+        raise OptionError(f'{where} never does anything; give it at least one step such as {{type: noise}}.')
+    return chain
+
+
+def _read_ingredients(options: Any, source: str) -> dict[str, Ingredient]:
+    listed = options.get('degradations') if isinstance(options, Mapping) else None
+    if not isinstance(listed, Mapping) or not listed:
         raise OptionError(
-            f'{where}.edges is {edges}, expected {len(kind.words) - 1} rising numbers between {", ".join(kind.words)}.'
+            f'{source} needs a section degradations with at least one type, e.g. '
+            'degradations: {noise: {sigma_255: [10, 50]}}, or a chain.'
         )
-    kind.check(settings, where)
-    return Ingredient(weight, settings, tuple(edges))
-
-
-def _probability(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float('inf'):
-        raise OptionError(f'{where} is {value}, expected a number of at least 0.')
-    return float(value)
-
-
-def _read_exclusive(groups: Any, source: str) -> list[set[str]]:
-    if not isinstance(groups, (list, tuple)) or not all(_is_list_of_words(group) for group in groups):
-        raise OptionError(f'{source}.exclusive is {groups}, expected groups of types such as [[rain, snow]].')
-    for name in (name for group in groups for name in group):
-        if name not in DEGRADATION_TYPES:
+    ingredients, where = {}, f'{source}.degradations'
+    for name, settings in listed.items():
+        kind = DEGRADATION_TYPES[known_type(name, where)]
+        if kind.grid:
             raise OptionError(
-                f"{source}.exclusive has the unknown type '{name}'.{did_you_mean(name, DEGRADATION_TYPES)}"
+                f'{where} has {name}, which changes the pixel grid and so belongs in a chain only; '
+                f'use low_resolution here, or write a chain.'
             )
-    return [set(group) for group in groups]
-
-
-def _allowed(types: tuple[str, ...], exclusive: list[set[str]]) -> bool:
-    return all(len(group.intersection(types)) <= 1 for group in exclusive)
-
-
-def _count_combinations(
-    count: Any, ingredients: dict[str, Ingredient], exclusive: list[set[str]], source: str
-) -> list[tuple[tuple[str, ...], float]]:
-    """List all sets of each allowed size; within a size, a set is as likely as the product of its weights."""
-    where = f'{source}.count'
-    if (
-        not isinstance(count, Mapping)
-        or not count
-        or any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in count)
-    ):
-        raise OptionError(f'{where} is {count}, expected how many at once and how often, e.g. {{1: 0.6, 2: 0.4}}.')
-    shares = {size: _probability(share, f'{where}.{size}') for size, share in count.items()}
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise OptionError(f'{where} has probabilities that add up to {sum(shares.values()):g}, expected 1.')
-    usable = [name for name, ingredient in ingredients.items() if ingredient.weight > 0]
-    table = []
-    for size, share in sorted(shares.items()):
-        if share == 0:
-            continue
-        if size > len(usable):
+        if not isinstance(settings, (Mapping, type(None))):
             raise OptionError(
-                f'{where} asks for {size} at once, but degradations has only {len(usable)} with a weight above 0.'
+                f'{where}.{name} is {settings}, expected parameters and their ranges, e.g. '
+                f'{{{kind.measure}: {kind.ranges[kind.measure]}}}, or nothing for the defaults.'
             )
-        sets = [types for types in combinations(usable, size) if _allowed(types, exclusive)]
-        if not sets:
-            raise OptionError(
-                f'{where} asks for {size} at once, but {source}.exclusive leaves no such combination of '
-                f'{", ".join(usable)}.'
-            )
-        weights = [prod(ingredients[name].weight for name in types) for types in sets]
-        table += [(types, share * weight / sum(weights)) for types, weight in zip(sets, weights, strict=True)]
-    return table
+        ingredients[name] = read_ingredient(name, settings, f'{where}.{name}', beside=('weight',))
+        _weight(options, name, source)
+    return ingredients
 
 
-def _read_mixtures(
-    options: Mapping, ingredients: dict[str, Ingredient], exclusive: list[set[str]], source: str
-) -> list[tuple[tuple[str, ...], float]]:
-    where, mixtures = f'{source}.mixtures', options['mixtures']
-    weighted = [name for name, settings in options['degradations'].items() if 'weight' in (settings or {})]
-    if 'count' in options or weighted:
-        clash = 'count' if 'count' in options else f'degradations.{weighted[0]}.weight'
-        raise OptionError(
-            f'{source} has both mixtures and {clash}; mixtures say themselves what occurs together and '
-            'how often, so drop one of the two.'
-        )
-    if not isinstance(mixtures, (list, tuple)) or not mixtures or not all(isinstance(m, Mapping) for m in mixtures):
-        raise OptionError(f'{where} is {mixtures}, expected a list such as [{{types: [noise, haze], weight: 1}}].')
-    table = []
-    for number, mixture in enumerate(mixtures):
-        place = f'{where}.{number}'
-        check_keys(mixture, ('types', 'weight'), place)
-        types = mixture.get('types')
-        if not _is_list_of_words(types) or len(set(types)) != len(types):
-            raise OptionError(f'{place}.types is {types}, expected a list of different types.')
-        for name in types:
-            if name not in ingredients:
-                raise OptionError(
-                    f"{place} has '{name}', which degradations does not list.{did_you_mean(name, ingredients)}"
-                )
-        if not _allowed(tuple(types), exclusive):
-            raise OptionError(f'{place} combines {", ".join(types)}, which {source}.exclusive forbids.')
-        table.append((tuple(types), _probability(mixture.get('weight', 1), f'{place}.weight')))
-    total = sum(weight for _, weight in table)
-    if total == 0:
-        raise OptionError(f'{where} has only weights of 0, so nothing can be drawn.')
-    return [(types, weight / total) for types, weight in table if weight > 0]
-
-
-def _is_list_of_words(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
+def _weight(options: Mapping, name: str, source: str) -> float:
+    settings = options['degradations'][name] or {}
+    return read_number(settings.get('weight', 1.0), f'{source}.degradations.{name}.weight')
 
 
 def _plain(values: Any) -> Any:

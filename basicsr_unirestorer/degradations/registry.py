@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from math import pi, sqrt
 
-from basicsr_unirestorer.degradations import blur, compression, kernels, lens, light, noise, weather
-from basicsr_unirestorer.degradations.degradation_type import DegradationType
+from basicsr_unirestorer.degradations import blur, compression, kernels, lens, light, noise, resizing, weather
+from basicsr_unirestorer.degradations.degradation_type import UNNAMED, DegradationType
 from basicsr_unirestorer.degradations.parameter import Parameter
 
-__all__ = ['DEGRADATION_TYPES', 'DegradationType', 'Parameter']
+__all__ = ['DEGRADATION_TYPES', 'UNNAMED', 'DegradationType', 'Parameter']
 
 FIRST = partial(Parameter, first=True)  # parameters of the first release; new ones are plain
 
@@ -176,6 +176,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             phrase='{word} ringing',
             words=('heavy', 'light'),
             edges=(pi / 2,),
+            weakens=True,
             reach=lambda params: params['radius_px'],
             camera=True,
             parameters={
@@ -197,6 +198,23 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
                 'factor': FIRST([1.5, 4], 1, 16),
                 'antialias': Parameter(True, choices=(True, False)),
                 'filter': Parameter('bicubic', choices=('bicubic', 'bilinear', 'area')),
+            },
+        ),
+        DegradationType(
+            'resize',
+            resizing.resize,
+            measure='scale',
+            phrase='{word} low resolution',
+            words=('severe', 'medium', 'slight', UNNAMED),
+            edges=(1 / 3, 1 / 2, 1),
+            weakens=True,
+            label='low_resolution',
+            grid=lambda params: params['scale'],
+            camera=True,
+            parameters={
+                'scale': Parameter([0.25, 0.67], 0.05, 4),
+                'filter': Parameter('bicubic', choices=('bicubic', 'bilinear', 'area')),
+                'antialias': Parameter(True, choices=(True, False), needs=('filter', ('bicubic', 'bilinear'))),
             },
         ),
         DegradationType(
@@ -265,6 +283,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             phrase='{word} jpeg artifacts',
             words=HEAVY_TO_LIGHT,
             edges=(25, 50),
+            weakens=True,
             reach=lambda params: compression.JPEG_UNIT,
             camera=True,
             parameters={
@@ -280,6 +299,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             phrase='{word} webp artifacts',
             words=HEAVY_TO_LIGHT,
             edges=(25, 50),
+            weakens=True,
             reach=lambda params: compression.WEBP_UNIT,
             camera=True,
             parameters={'quality_pct': Parameter([5, 85], 1, 100, integer=True)},

@@ -12,9 +12,9 @@ from basicsr.utils import FileClient
 from basicsr_unirestorer.data.lmdb_writer import WriteJob, WriteReport, read_report, write_lmdb
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import read_keys
 from basicsr_unirestorer.data.prepare import main, prepare
-from basicsr_unirestorer.data.write_jobs import safe_key, sub_images, windows
+from basicsr_unirestorer.data.write_jobs import sub_images, windows
 from basicsr_unirestorer.errors import DataError, OptionError
-from basicsr_unirestorer.image_files import decode_picture, find_pictures, read_picture
+from basicsr_unirestorer.image_files import decode_picture, find_pictures, read_picture, safe_key
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:

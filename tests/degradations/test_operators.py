@@ -48,6 +48,7 @@ def test_types_stand_in_physical_order():
         'blur',
         'ringing',
         'low_resolution',
+        'resize',
         'poisson_noise',
         'speckle_noise',
         'camera_noise',

@@ -117,13 +117,21 @@ def test_parse_caption_inverts_the_caption(recipe):
 
 
 def test_every_phrase_is_unambiguous():
-    phrases = {
-        kind.phrase.format(word=word): (word, kind.name) for kind in DEGRADATION_TYPES.values() for word in kind.words
-    }
-    assert len(phrases) == sum(len(kind.words) for kind in DEGRADATION_TYPES.values())
+    kinds = [kind for kind in DEGRADATION_TYPES.values() if not kind.label]  # others borrow phrases, see below
+    phrases = {kind.phrase.format(word=word): (word, kind.name) for kind in kinds for word in kind.words}
+    assert len(phrases) == sum(len(kind.words) for kind in kinds)
     for phrase, cell in phrases.items():
         assert parse_caption(phrase) == [cell]
         assert ', ' not in phrase and ': ' not in phrase
+
+
+def test_a_type_that_counts_as_another_has_its_phrases():
+    resize, low_resolution = DEGRADATION_TYPES['resize'], DEGRADATION_TYPES['low_resolution']
+    assert resize.label == 'low_resolution' and resize.phrase == low_resolution.phrase
+    assert set(resize.words) - {'none'} == set(low_resolution.words)
+    for factor in (1.5, 2, 2.01, 3, 3.01):
+        assert resize.word(1 / factor) == low_resolution.word(factor)
+    assert resize.word(1) == resize.word(1.5) == 'none'
 
 
 def test_captions_read_as_documented():

@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RECORDS = 'records.json'
 SHEET = 'contact_sheet.png'
-SHEET_ROWS, SHEET_COLUMNS = 40, 6  # what one can still look at
+SHEET_CELLS, SHEET_COLUMNS, SHEET_SIDE = 240, 6, 240  # more cells, or larger ones, one cannot look at any more
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,9 @@ def run(
     import cv2
 
     from basicsr_unirestorer.degradations import sample_rng
-    from basicsr_unirestorer.degradations.contact_sheet import contact_sheet, thumbnail
     from basicsr_unirestorer.image_files import read_picture
 
-    rows: list[list] = []
+    groups: list[list[tuple]] = []
     for source, group in groupby(jobs, key=lambda job: job.source):
         tiles: list[tuple] = []
         try:
@@ -119,14 +118,41 @@ def run(
                 (folder / job.target).parent.mkdir(parents=True, exist_ok=True)
                 (folder / job.target).write_bytes(cv2.imencode('.png', lq[..., ::-1])[1].tobytes())
                 report.pictures.append(entry(job, record))
-                tiles.append((thumbnail(lq), record.caption))
+                tiles.append((frame(lq), record.caption, job.target.as_posix()))
         except UniRestorerError as error:
             report.dropped.append(str(error) if str(source) in str(error) else f'{source}: {error}')
-        if grid and tiles and len(rows) < SHEET_ROWS:
-            tiles.insert(0, (thumbnail(clean), source.stem))
-            rows += [tiles[start : start + SHEET_COLUMNS] for start in range(0, len(tiles), SHEET_COLUMNS)]
-    if rows:
-        cv2.imwrite(str(folder / SHEET), contact_sheet(rows)[..., ::-1])
+        if grid and tiles and sum(map(len, groups)) < SHEET_CELLS:
+            groups.append([(frame(clean), 'clean', source.name), *tiles])
+    if groups:
+        cv2.imwrite(str(folder / SHEET), sheet(groups)[..., ::-1])
+
+
+def sheet(groups: Sequence[Sequence[tuple]]) -> np.ndarray:
+    """Lay out groups of (picture, headline, detail), each from the start of a row. Returns RGB, uint8, (h, w, 3)."""
+    import numpy as np
+
+    from basicsr_unirestorer.degradations.contact_sheet import lay_out
+
+    columns = min(SHEET_COLUMNS, max(map(len, groups)))
+    blank = (frame(np.empty((0, 0, 3), np.uint8)), '', '')
+    cells = [cell for group in groups for cell in (*group, *[blank] * (-len(group) % columns))]
+    text = [[words.encode('ascii', 'replace').decode() for words in cell[1:]] for cell in cells]  # the font has no more
+    return lay_out([(cell[0], *words) for cell, words in zip(cells, text, strict=True)], columns)
+
+
+def frame(picture: np.ndarray) -> np.ndarray:
+    """Shrink a picture, RGB uint8, to fit into a square, white where there is nothing; enlarges nothing."""
+    import cv2
+    import numpy as np
+
+    square = np.full((SHEET_SIDE, SHEET_SIDE, 3), 255, np.uint8)
+    h, w = picture.shape[:2]
+    if min(h, w) > 0:
+        ratio = min(1, SHEET_SIDE / max(h, w))
+        size = (max(1, round(w * ratio)), max(1, round(h * ratio)))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        square[: size[1], : size[0]] = small
+    return square
 
 
 def entry(job: DegradeJob, record: DegradationRecord) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from basicsr_unirestorer.degradations import kernels
@@ -13,26 +15,34 @@ def blur_gaussian(image: np.ndarray, params: dict, rng: np.random.Generator, win
 
     Args:
         image: RGB, (h, w, 3), float32, [0, 1]; mirrored at its borders.
-        params: ``sigma_px``, ``aspect``, ``angle_deg``, ``kernel``, ``shape``, ``radius_px``, see ``blur_kernel``.
+        params: ``sigma_px``, ``aspect``, ``angle_deg``, ``kernel``, ``shape``, ``radius_px``, see ``blur_kernel``; with
+            ``across_px``, ``sigma_px`` and that are the standard deviations along and across the angle, each drawn on
+            its own as BSRGAN and Real-ESRGAN do, and ``aspect`` means nothing.
         rng: Unused.
         window: Unused.
     """
-    kernel = kernels.blur_kernel(
-        params['sigma_px'],
-        params['aspect'],
-        params['angle_deg'],
-        params['kernel'],
-        params['shape'],
-        params['radius_px'],
-    )
-    return kernels.convolve(image, kernel)
+    sigma, aspect, turn = blur_axes(params)
+    size = (params['kernel'], params['shape'], params['radius_px'])
+    return kernels.convolve(image, kernels.blur_kernel(sigma, aspect, params['angle_deg'] + turn, *size))
 
 
 def blur_gaussian_reach(params: dict) -> int:
     """Pixels that ``blur_gaussian`` reaches."""
-    return kernels.blur_radius(
-        params['sigma_px'], params['aspect'], params['kernel'], params['shape'], params['radius_px']
-    )
+    sigma, aspect, _ = blur_axes(params)
+    return kernels.blur_radius(sigma, aspect, params['kernel'], params['shape'], params['radius_px'])
+
+
+def blur_axes(params: dict) -> tuple[float, float, float]:
+    """Return the mean standard deviation, the aspect, and the degrees from the angle to the longer axis."""
+    along, across = params['sigma_px'], params['across_px']
+    if across == 0 or along == 0:
+        return along, params['aspect'], 0.0
+    return math.sqrt(along * across), max(along / across, across / along), 90.0 * (across > along)
+
+
+def blur_strength(params: dict) -> float:
+    """State the strength of the Gaussian family: the geometric mean of both standard deviations."""
+    return math.sqrt(params['sigma_px'] * params['across_px']) if params['across_px'] else params['sigma_px']
 
 
 def blur_ringing(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:

@@ -41,16 +41,15 @@ def mask_from_folder(folder: str, number: int, window: Window) -> np.ndarray:
     return _cut(files[number % len(files)], window)
 
 
-def depth_from_folder(folder: str, inverse: bool, cap: float, box_px: int, window: Window) -> np.ndarray:
+def depth_from_folder(folder: str, inverse: bool, box_px: int, window: Window) -> np.ndarray:
     """Read the depth map of the window's picture, found by its key and stretched over it.
 
     MiOIR stores depth (``.mat``, far is large): no flags. OneRestore stores inverse depth (``.png``, far is dark),
-    smooths it over 22 pixels and stops it at 0.7: ``inverse=True, cap=0.7, box_px=22``.
+    smooths it over 22 pixels and stops it at 0.7: ``inverse=True, box_px=22``, and ``depth_cap`` 0.7 of haze.
 
     Args:
         folder: Where the maps are; one belongs to the picture whose key, or the last part of it, is its name.
         inverse: Whether near is bright; then the depth is one minus the map.
-        cap: Largest depth.
         box_px: Side of the box that smooths the map, in its own pixels; 0 for none.
         window: Its ``key`` names the picture.
 
@@ -72,7 +71,7 @@ def depth_from_folder(folder: str, inverse: bool, cap: float, box_px: int, windo
         )
     depth = _smooth(path, box_px) if box_px else None
     depth = _cut(path, window) if depth is None else _stretch(depth, window)
-    return np.minimum(1 - depth if inverse else depth, np.float32(cap))
+    return 1 - depth if inverse else depth
 
 
 @lru_cache(maxsize=16)

@@ -89,6 +89,7 @@ def add_poisson_noise(image: np.ndarray, params: dict, rng: np.random.Generator,
         RGB, (h, w, 3), float32; leaves [0, 1].
     """
     light = image if params['channels'] == 'rgb' else (image @ GREY_WEIGHTS)[..., None]
+    light = np.clip(light, 0, None)  # a chain may hand over values that are not clipped
     photons = params['photons'] if params['levels'] == 'fixed' else distinct_levels(light)
     counts = rng.poisson(light * np.float32(photons)).astype(np.float32)
     return image + np.float32(params['scale']) * (counts / np.float32(photons) - light)
@@ -121,7 +122,7 @@ def add_camera_noise(image: np.ndarray, params: dict, rng: np.random.Generator, 
 
 def sensor_noise(light: np.ndarray, shot: float, read: float, rng: np.random.Generator) -> np.ndarray:
     """Draw n ~ N(0, shot x + read^2) for light x of at least 0; float32 of the same shape."""
-    deviation = np.sqrt(np.float32(shot) * light + np.float32(read * read))
+    deviation = np.sqrt(np.float32(shot) * np.maximum(light, 0) + np.float32(read * read))
     return deviation * rng.standard_normal(light.shape, np.float32)
 
 

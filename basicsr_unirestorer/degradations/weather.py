@@ -73,7 +73,7 @@ def add_haze(image: np.ndarray, params: dict, rng: np.random.Generator, window: 
         params: ``beta`` (0 changes nothing), ``airlight`` (A, grey), ``depth``: ``'ramp'`` (``depth_map`` of
             ``horizon``, ``falloff``, ``roughness``, ``map_seed``), ``'prior'`` (``prior_depth`` of the image),
             ``'fractal'`` (``fractal_map`` of ``map_seed``) or ``'file'`` (``depth_from_folder`` of ``depth_dir``,
-            ``depth_inverse``, ``depth_cap``, ``depth_box``).
+            ``depth_inverse``, ``depth_box``); ``depth_cap``: the largest depth there is.
         rng: Unused: the depth belongs to the picture, so every crop and every epoch sees the same scene.
         window: Place of the crop in the picture's depth.
     """
@@ -84,13 +84,14 @@ def add_haze(image: np.ndarray, params: dict, rng: np.random.Generator, window: 
 def haze_depth(image: np.ndarray, params: dict, window: Window) -> np.ndarray:
     """Make the depth of ``add_haze``, (h, w) float32 in [0, 1]."""
     if params['depth'] == 'prior':
-        return prior_depth(image)
-    if params['depth'] == 'fractal':
-        return fractal_map(params['map_seed'], window)
-    if params['depth'] == 'file':
-        flags = (params['depth_inverse'], params['depth_cap'], params['depth_box'])
-        return depth_from_folder(params['depth_dir'], *flags, window)
-    return depth_map(params['horizon'], params['falloff'], params['roughness'], params['map_seed'], window)
+        depth = prior_depth(image)
+    elif params['depth'] == 'fractal':
+        depth = fractal_map(params['map_seed'], window)
+    elif params['depth'] == 'file':
+        depth = depth_from_folder(params['depth_dir'], params['depth_inverse'], params['depth_box'], window)
+    else:
+        depth = depth_map(params['horizon'], params['falloff'], params['roughness'], params['map_seed'], window)
+    return np.minimum(depth, np.float32(params['depth_cap']))
 
 
 def add_haze_reach(params: dict) -> int:

@@ -67,15 +67,19 @@ def parse_pair(line: str, where: str) -> Pair:
             f"{where} is '{line}', expected 'lq_key gt_key task word', with - for a task or a word that nobody knows."
         )
     lq, gt, task, word = fields
+    return Pair(lq, gt, *parse_label(task, word, where))
+
+
+def parse_label(task: str, word: str, where: str) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
+    """Read task and word as they stand in ``pairs.txt``: degradation types, and a strength word or None for each.
+
+    Raises:
+        DataError: An unknown type, a word that the type does not have, or not a word for each type.
+    """
     types = () if task == UNKNOWN else tuple(task.split(JOIN))
     words = tuple(None if one == UNKNOWN else one.replace('_', ' ') for one in word.split(JOIN))
     if word == UNKNOWN:
         words = (None,) * len(types)
-    _check(types, words, where)
-    return Pair(lq, gt, types, words)
-
-
-def _check(types: tuple[str, ...], words: tuple[str | None, ...], where: str) -> None:
     for kind in types:
         if kind not in DEGRADATION_TYPES:
             raise DataError(
@@ -84,12 +88,13 @@ def _check(types: tuple[str, ...], words: tuple[str | None, ...], where: str) ->
             )
     if len(types) != len(words):
         raise DataError(f'{where} has {len(types)} types and {len(words)} words, expected as many; {UNKNOWN} for one.')
-    for kind, word in zip(types, words, strict=True):
+    for kind, one in zip(types, words, strict=True):
         known = DEGRADATION_TYPES[kind].words
-        if word is not None and word not in known:
+        if one is not None and one not in known:
             raise DataError(
-                f"{where} calls '{kind}' '{word}', expected {', '.join(known)} (with _ for a blank) or {UNKNOWN}."
+                f"{where} calls '{kind}' '{one}', expected {', '.join(known)} (with _ for a blank) or {UNKNOWN}."
             )
+    return types, words
 
 
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,45 @@ from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import check_keys, need_keys
 
 TOP_KEYS = ('name', 'datasets', 'encoder', 'clustering', 'num_gpu', 'manual_seed', 'scale')
-CLUSTERING_KEYS = ('level_sizes', 'num_crops', 'batch_size', 'num_worker', 'seed')
+CLUSTERING_KEYS = ('level_sizes', 'num_crops', 'batch_size', 'num_worker', 'seed', 'max_samples_per_source')
+
+
+class Crops:
+    """Every sample of a dataset, caps and weights aside, in ``num_crops`` realisations each."""
+
+    def __init__(self, dataset, num_crops: int) -> None:  # noqa: ANN001
+        self.dataset, self.num_crops = dataset, num_crops
+
+    def __len__(self) -> int:
+        return self.dataset.num_samples * self.num_crops
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.dataset.item(*divmod(index, self.num_crops))
+
+
+def rows_to_cluster(sizes: Sequence[int], most: int | None, seed: int) -> np.ndarray:
+    """Choose the samples that shape the tree, so that no huge source dominates it.
+
+    Args:
+        sizes: Samples of each source.
+        most: Take at most so many of each, at random; all where None.
+        seed: Seeds the choice.
+
+    Returns:
+        Sample numbers, rising.
+    """
+    from basicsr_unirestorer.degradations import sample_rng
+
+    rows, first = [], 0
+    for place, size in enumerate(sizes):
+        chosen = np.arange(size)
+        if most is not None and size > most:
+            chosen = np.sort(sample_rng(seed, 'cluster', place).permutation(size)[:most])
+        rows.append(first + chosen)
+        first += size
+    return np.concatenate(rows)
 
 
 def embed_samples(dataset, encoder, num_crops: int, batch_size: int, num_worker: int, device: str) -> np.ndarray:  # noqa: ANN001
@@ -27,16 +66,14 @@ def embed_samples(dataset, encoder, num_crops: int, batch_size: int, num_worker:
         device: Where the encoder runs.
 
     Returns:
-        Unit vectors, shape (len(dataset), embed_dim), float32.
+        Unit vectors, shape (dataset.num_samples, embed_dim), float32.
     """
     import torch
-    from torch.utils.data import DataLoader, Subset
+    from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    n = len(dataset)
-    indices = [crop * n + sample for sample in range(n) for crop in range(num_crops)]  # an index holds its epoch
     per_batch = max(1, batch_size // num_crops) * num_crops
-    loader = DataLoader(Subset(dataset, indices), per_batch, num_workers=num_worker)
+    loader = DataLoader(Crops(dataset, num_crops), per_batch, num_workers=num_worker)
     embeddings = []
     with torch.no_grad():
         for data in tqdm(loader, desc='embedding', unit='batch'):
@@ -94,7 +131,12 @@ def run(opt: dict, root: Path) -> Path:
         'clustering': dict(settings),
     }
     seed = settings.get('seed', 0)
-    tree, leaf_ids = build_tree(embeddings, captions, settings['level_sizes'], seed, build)
+    sizes = [len(source) for source in dataset.sources]
+    rows = rows_to_cluster(sizes, settings.get('max_samples_per_source'), seed)
+    shaping = [captions[row] for row in rows]
+    tree, own_leaves = build_tree(embeddings[rows], shaping, settings['level_sizes'], seed, build)
+    leaf_ids = tree.assign(embeddings)  # the samples that did not shape the tree, too
+    leaf_ids[rows] = own_leaves
     report = quality_report(tree, embeddings, leaf_ids, captions, [_types(caption) for caption in captions], seed)
 
     folder = root / 'experiments' / opt['name']

@@ -16,8 +16,11 @@ import functools
 import importlib
 import importlib.util
 import math
+import queue
 import re
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -304,6 +307,76 @@ def _patch_dist_util(module: ModuleType) -> None:
     _replace(module, '_init_dist_pytorch', make_init)
 
 
+# ------------------------------------------------------------------------------------------- prefetching in a thread
+
+
+def _patch_prefetcher(module: ModuleType) -> None:
+    """Let ``prefetch_mode: cpu`` pass errors on, and let go of what it prefetches in vain.
+
+    Stock waits for ever where reading a sample fails, and goes on holding the workers of every iterator that is left
+    before its end; the first one always is, since the training loop opens its loader twice.
+    """
+
+    def make_run(stock: Callable) -> Callable:
+
+        def run(self):
+            try:
+                for item in self.generator:
+                    if not _offer(self, item):
+                        break
+            except Exception as error:  # whatever it is, the training waits for it
+                self.error = error
+            self.generator = None  # ends its workers
+            _offer(self, None)
+
+        return run
+
+    def make_next(stock: Callable) -> Callable:
+
+        def __next__(self):
+            try:
+                return stock(self)
+            except StopIteration:
+                if getattr(self, 'error', None) is not None:
+                    raise self.error from None
+                raise
+
+        return __next__
+
+    def make_iter(stock: Callable) -> Callable:
+
+        def __iter__(self):
+            if getattr(self, '_stop_running', None) is not None:
+                self._stop_running()
+            generator = stock(self)
+            self._stop_running = weakref.finalize(self, _abandon, generator)
+            return generator
+
+        return __iter__
+
+    _replace(module.PrefetchGenerator, 'run', make_run)
+    _replace(module.PrefetchGenerator, '__next__', make_next)
+    _replace(module.PrefetchDataLoader, '__iter__', make_iter)
+
+
+def _offer(thread: Any, item: Any) -> bool:
+    """Put an item into a prefetching thread's queue; returns False where nobody wants it any more."""
+    while not getattr(thread, 'abandoned', False):
+        try:
+            thread.queue.put(item, timeout=0.2)
+            return True
+        except queue.Full:
+            pass
+    return False
+
+
+def _abandon(thread: Any) -> None:
+    """End a prefetching thread, so that its workers end too, or can serve the next iterator."""
+    thread.abandoned = True
+    if thread is not threading.current_thread():
+        thread.join()
+
+
 # ------------------------------------------------------------------------------------- the training loop's functions
 
 
@@ -364,6 +437,7 @@ _PATCHES: tuple[tuple[str, str, Callable[[ModuleType], None]], ...] = (
     ('basicsr.utils', 'basicsr.utils.dist_util', _patch_dist_util),
     ('basicsr.utils', 'basicsr.utils.options', _patch_options),
     ('basicsr.data', 'basicsr.data.data_sampler', _patch_sampler),
+    ('basicsr.data', 'basicsr.data.prefetch_dataloader', _patch_prefetcher),
     ('basicsr.models', 'basicsr.models.base_model', _patch_base_model),
     ('basicsr.models', 'basicsr.models.lr_scheduler', _patch_lr_scheduler),
     ('basicsr.train', 'basicsr.train', _patch_train),

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from basicsr_unirestorer import compat
-from basicsr_unirestorer.errors import OptionError, check_keys, did_you_mean, find_registered
+from basicsr_unirestorer.errors import OptionError, did_you_mean, find_registered
 
 SECTIONS = ('datasets', 'path', 'train', 'val', 'logger')
 TOP_KEYS = (
@@ -178,9 +178,9 @@ def _check_datasets(datasets: Mapping, is_train: bool) -> None:
                 f'{phases[0]}, {phases[1]} and numbered ones such as {phases[1]}_2.'
             )
         _need(dataset, 'name', where)
-        find_registered(DATASET_REGISTRY, _need(dataset, 'type', where), f'{where}.type')
-        # stock data sets take anything; ours says what it knows
-        check_keys(dataset, getattr(DATASET_REGISTRY.get(dataset['type']), 'known_options', dataset), where)
+        found = find_registered(DATASET_REGISTRY, _need(dataset, 'type', where), f'{where}.type')
+        if hasattr(found, 'check_options'):  # stock data sets take anything; ours says what it knows
+            found.check_options(dataset, where)
         for key in ('batch_size_per_gpu', 'num_worker_per_gpu') if kind == 'train' else ():
             least = 1 if key.startswith('batch') else 0
             if not isinstance(_need(dataset, key, where), int) or dataset[key] < least:

@@ -8,7 +8,7 @@ import pytest
 
 from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
-from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import LOADER_KEYS, OWN_KEYS
+from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import MixedDegradationLMDBDataset
 from basicsr_unirestorer.degradations import DegradationRecipe
 from basicsr_unirestorer.errors import OptionError
 from basicsr_unirestorer.preflight import check_options, read_options
@@ -44,10 +44,11 @@ def test_names_only_what_exists(path, registered):
 
 @pytest.mark.parametrize('path', FILES, ids=relative)
 def test_datasets_have_known_keys_and_recipes(path):
-    for dataset in read_options(path)['datasets'].values():
-        assert set(dataset) <= {*LOADER_KEYS, *OWN_KEYS}
-        if 'recipe' in dataset:
-            DegradationRecipe.load(dataset['recipe'])
+    for phase, dataset in read_options(path)['datasets'].items():
+        MixedDegradationLMDBDataset.check_options(dataset, f'datasets.{phase}')
+        for source in dataset.get('sources', [dataset]):
+            if 'recipe' in source:
+                DegradationRecipe.load(source['recipe'])
 
 
 @pytest.mark.parametrize(('section', 'message'), [('train', 'train.ema_decy'), ('datasets', 'datasets.train.ema_decy')])

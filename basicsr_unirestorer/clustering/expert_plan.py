@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from basicsr_unirestorer.clustering.rounds import Rounds
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.degradations import sample_rng
 from basicsr_unirestorer.errors import DataError, OptionError
@@ -43,6 +44,8 @@ class ExpertPlan:
         batch_size: Samples a step.
         experts: Names of the only nodes to train; all where None.
         seed: Seeds the order in which a group's samples are drawn.
+        rates: How often each sample comes in an epoch, shape (n,); a group takes its samples in these proportions. All
+            equally often where None.
 
     Attributes:
         nodes: Names of the experts in training order.
@@ -62,6 +65,7 @@ class ExpertPlan:
         batch_size: int,
         experts: Sequence[str] | None = None,
         seed: int = 0,
+        rates: np.ndarray | None = None,
     ) -> None:
         steps = steps_of_experts(tree, steps_per_level, experts)
         self.nodes, self.steps = list(steps), list(steps.values())
@@ -76,6 +80,19 @@ class ExpertPlan:
                     f'No samples for node {name}: 0 of {len(leaf_ids)} fall in it; '
                     'rebuild the tree with smaller level_sizes or add data.'
                 )
+        rates = np.ones(len(leaf_ids)) if rates is None else rates
+        self.parts = [self._parts(name, group, rates) for name, group in zip(self.nodes, self.groups, strict=True)]
+
+    def _parts(self, name: str, group: np.ndarray, rates: np.ndarray) -> list[tuple[np.ndarray, Rounds]]:
+        """Split a group by rate; each part fills its share of every pass through the group."""
+        own = rates[group]
+        own = own / own.min() if own.min() == own.max() else own  # equal rates are no rates
+        parts = []
+        for rate in np.unique(own):
+            members = group[own == rate]
+            quota = max(1, round(float(rate) * len(members)))
+            parts.append((members, Rounds(len(members), quota, self.seed, f'{name} {len(parts)}')))
+        return parts
 
     def locate(self, step: int) -> tuple[int, int]:
         """Return (place in ``nodes``, the expert's own step) of a step of the whole plan, 0 <= step < total."""
@@ -83,20 +100,30 @@ class ExpertPlan:
         return place, step - int(self.ends[place]) + self.steps[place]
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """Return the samples of a step as (sample number, pass): how often the group has been through before.
+        """Return the samples of a step as (sample number, how often it came before).
 
         An expert's batches depend on its own name and step alone, so training it with others or by itself is the same.
         """
         place, own_step = self.locate(step)
-        group = self.groups[place]
-        samples = []
-        for position in range(own_step * self.batch_size, (own_step + 1) * self.batch_size):
-            lap, offset = divmod(position, len(group))
-            samples.append((int(group[self._order(place, lap)[offset]]), lap))
-        return samples
+        return [
+            self._draw(place, position)
+            for position in range(own_step * self.batch_size, (own_step + 1) * self.batch_size)
+        ]
+
+    def _draw(self, place: int, position: int) -> tuple[int, int]:
+        parts = self.parts[place]
+        lap, offset = divmod(position, sum(rounds.quota for _, rounds in parts))
+        offset = int(self._order(place, lap)[offset])
+        for members, rounds in parts:
+            if offset < rounds.quota:
+                member, times = rounds.draw(lap, offset)
+                return int(members[member]), times
+            offset -= rounds.quota
+        raise AssertionError('the order of a pass is longer than its parts')
 
     def _order(self, place: int, lap: int) -> np.ndarray:
         if getattr(self, '_cached', None) != (place, lap):
             rng = sample_rng(self.seed, self.nodes[place], 'order', lap)
-            self._cached, self._permutation = (place, lap), rng.permutation(len(self.groups[place]))
+            quota = sum(rounds.quota for _, rounds in self.parts[place])
+            self._cached, self._permutation = (place, lap), rng.permutation(quota)
         return self._permutation

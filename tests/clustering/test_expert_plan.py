@@ -39,6 +39,19 @@ def test_batches_do_not_depend_on_the_order_of_asking():
     assert [forwards.batch(s) for s in range(10)] == [backwards.batch(s) for s in reversed(range(10))][::-1]
 
 
+def test_equal_rates_are_no_rates():
+    assert [plan(rates=np.full(5, 0.3)).batch(s) for s in range(10)] == [plan().batch(s) for s in range(10)]
+
+
+def test_a_group_takes_its_samples_at_their_rates():
+    """Leaf 1 holds 1, 3 and 4: sample 1 three times a pass, the others every other pass."""
+    rated = plan(rates=np.array([1, 3, 1, 0.5, 0.5]), steps_per_level=[1, 8], experts=['l1_01'])
+    seen = [sample for step in range(8) for sample in rated.batch(step)]
+    assert len(set(seen)) == len(seen)  # a sample that comes again is realised anew
+    counts = [[sample for sample, _ in seen].count(number) for number in (1, 3, 4)]
+    assert counts == [12, 2, 2]  # four passes of 3 + 1
+
+
 def test_bad_plans_are_refused():
     with pytest.raises(OptionError, match='steps_per_level has 3 numbers'):
         plan(steps_per_level=[1, 2, 3])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from basicsr.utils import FileClient
 
+from basicsr_unirestorer.data.lmdb_reader import read_keys
 from basicsr_unirestorer.data.lmdb_writer import WriteJob, WriteReport, read_report, write_lmdb
-from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import read_keys
 from basicsr_unirestorer.data.prepare import main, prepare
 from basicsr_unirestorer.data.write_jobs import sub_images, windows
 from basicsr_unirestorer.errors import DataError, OptionError

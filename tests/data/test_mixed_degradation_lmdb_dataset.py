@@ -169,7 +169,7 @@ def test_real_pairs_are_read_as_they_are(clean, tmp_path):
 def test_a_missing_partner_is_named(clean, tmp_path):
     lmdb_of(tmp_path / 'lq.lmdb', pictures()[:2])
     with pytest.raises(DataError, match=r"lacks 1 of 3 pictures .*first: 'p2'"):
-        MixedDegradationLMDBDataset(options(clean, recipe=None, dataroot_lq=str(tmp_path / 'lq.lmdb')))
+        MixedDegradationLMDBDataset(options(clean, recipe=None, variants=1, dataroot_lq=str(tmp_path / 'lq.lmdb')))
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class CleanSource(Source):
         return f'{key}_v{variant}', key
 
     def facts(self) -> dict:
-        return self.recipe.to_dict()
+        return self.recipe.identity()
 
     def item(self, number: int, lap: int | str, cutting: Cutting) -> Sample:
         key, variant = self._key(number)

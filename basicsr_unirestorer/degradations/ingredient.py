@@ -50,6 +50,13 @@ class Ingredient:
         """Return the settings with every default spelt out."""
         return {**self.kind.ranges, **self.ranges, 'edges': list(self.edges), 'clip': self.clip}
 
+    def identity(self) -> dict[str, Any]:
+        """Return the settings without those of later releases that are at their defaults."""
+        settings = self.to_dict()
+        later = {name: parameter.default for name, parameter in self.kind.parameters.items() if not parameter.first}
+        later['clip'] = True
+        return {name: value for name, value in settings.items() if name not in later or later[name] != value}
+
 
 def read_ingredient(name: str, settings: Mapping | None, where: str, beside: Iterable[str] = ()) -> Ingredient:
     """Make an ingredient from options.

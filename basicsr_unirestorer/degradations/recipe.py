@@ -164,8 +164,20 @@ class DegradationRecipe:
         if self.chain:
             return _plain({'name': self.name, 'quantize': self.quantize, 'chain': self.chain.to_dict()['steps']})
         full = {name: ingredient.to_dict() for name, ingredient in self.ingredients.items()}
-        options = {**self.options, 'name': self.name, 'order': self.order, 'degradations': full}
-        options['quantize'] = self.quantize
+        return self._spelt_out(full, quantize=self.quantize)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what samples depend on, as the first release wrote it: later options count where they are used.
+
+        So a new parameter changes no fingerprint of a recipe that does not mention it.
+        """
+        if self.chain:
+            return self.to_dict()
+        full = {name: ingredient.identity() for name, ingredient in self.ingredients.items()}
+        return self._spelt_out(full, **({} if self.quantize == 'end' else {'quantize': self.quantize}))
+
+    def _spelt_out(self, full: dict[str, dict], **more: Any) -> dict[str, Any]:
+        options = {**self.options, 'name': self.name, 'order': self.order, 'degradations': full, **more}
         if self.order == 'listed':  # keys are in no order for a reader of JSON; lists are
             options['mixtures'] = [{'types': types, 'weight': weight} for types, weight in self.combinations]
             options.pop('count', None)

@@ -35,8 +35,8 @@ class Parameter:
         log: Whether it is drawn uniformly in its logarithm.
         needs: A parameter of the same type and the values of it that give this one a meaning (no values: anything but
             empty); with another value it is not drawn and stays at ``idle``.
-        first: Whether it comes from the first release, where a single value took a number from the generator too: it
-            still does, since published samples must stay what they are.
+        first: Whether it comes from the first release, where a single value took a number from the generator too and
+            the fingerprint of a recipe spelt it out: both still hold, since published samples must stay what they are.
     """
 
     default: Any

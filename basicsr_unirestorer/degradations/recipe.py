@@ -177,7 +177,8 @@ class DegradationRecipe:
         return self._spelt_out(full, **({} if self.quantize == 'end' else {'quantize': self.quantize}))
 
     def _spelt_out(self, full: dict[str, dict], **more: Any) -> dict[str, Any]:
-        options = {**self.options, 'name': self.name, 'order': self.order, 'degradations': full, **more}
+        options = {key: value for key, value in self.options.items() if key != 'quantize'}
+        options |= {'name': self.name, 'order': self.order, 'degradations': full, **more}
         if self.order == 'listed':  # keys are in no order for a reader of JSON; lists are
             options['mixtures'] = [{'types': types, 'weight': weight} for types, weight in self.combinations]
             options.pop('count', None)

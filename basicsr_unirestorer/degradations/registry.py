@@ -76,7 +76,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             words=SMALL_TO_LARGE,
             edges=(2, 3),
             parameters={
-                'size': Parameter(['S', 'M', 'L'], choices=('S', 'M', 'L')),
+                'size': FIRST(['S', 'M', 'L'], choices=('S', 'M', 'L')),
                 'density': FIRST([0.8, 1.3], 0, 10),
                 'angle_deg': SLANT,
                 'brightness': FIRST([0.85, 1.0], 0, 1),
@@ -99,7 +99,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
                 'horizon': FIRST([0.2, 0.5], 0, 1, needs=('depth', ('ramp',))),
                 'falloff': FIRST([0.3, 0.8], 0.01, 100, needs=('depth', ('ramp',))),
                 'roughness': FIRST(0.1, 0, 1, needs=('depth', ('ramp',))),
-                'map_seed': SEED,
+                'map_seed': FIRST([0, 2**31 - 1], 0, 2**31 - 1, integer=True),
                 'depth': Parameter('ramp', choices=('ramp', 'prior', 'fractal', 'file')),
                 'depth_dir': Parameter('', folder=True, needs=('depth', ('file',))),
                 'depth_inverse': Parameter(False, choices=(False, True), needs=('depth', ('file',))),
@@ -199,7 +199,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             reach=lambda params: compression.resample_reach(params['factor']),
             parameters={
                 'factor': FIRST([1.5, 4], 1, 16),
-                'antialias': Parameter(True, choices=(True, False)),
+                'antialias': FIRST(True, choices=(True, False)),
                 'filter': Parameter('bicubic', choices=('bicubic', 'bilinear', 'area')),
             },
         ),
@@ -276,7 +276,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             camera=True,
             parameters={
                 'sigma_255': FIRST([5, 60], 0, 255),
-                'channels': Parameter('rgb', choices=('rgb', 'grey', 'correlated')),
+                'channels': FIRST('rgb', choices=('rgb', 'grey', 'correlated')),
             },
         ),
         DegradationType(
@@ -290,7 +290,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             reach=lambda params: compression.JPEG_UNIT,
             camera=True,
             parameters={
-                'quality_pct': Parameter([8, 85], 1, 100, integer=True),
+                'quality_pct': FIRST([8, 85], 1, 100, integer=True),
                 'shift_rows': Parameter(0, 0, compression.JPEG_UNIT - 1, integer=True),
                 'shift_columns': Parameter(0, 0, compression.JPEG_UNIT - 1, integer=True),
             },

@@ -83,6 +83,21 @@ def test_a_single_listed_source_is_the_flat_one(folder, name):
     assert all(equal(listed[i], plain[i]) for i in range(2 * len(plain)))
 
 
+def test_fingerprints_of_the_first_release_hold(folder):
+    """An assignment belongs to a fingerprint: what was clustered then must be trainable now."""
+    types = 'low_light rain snow haze motion_blur blur low_resolution poisson_noise noise jpeg'.split()
+    recipe = {'name': 'all', 'count': {1: 0.5, 2: 0.5}, 'degradations': dict.fromkeys(types)}
+    for source, fingerprint in (
+        (clean(folder, recipe=recipe), '74f2048d7612d59e'),
+        (pairs(folder, 'rain'), '1987936e52687a23'),
+        (pairs(folder, 'rain', caption=None), '21e01c82e8648a80'),
+    ):
+        assert MixedDegradationLMDBDataset(flat(source)).fingerprint == fingerprint
+    spelt_out = {'clip': True, 'channels': 'rgb'}
+    recipe = {**recipe, 'quantize': 'end', 'degradations': {**recipe['degradations'], 'noise': spelt_out}}
+    assert MixedDegradationLMDBDataset(flat(clean(folder, recipe=recipe))).fingerprint == '74f2048d7612d59e'
+
+
 def test_fingerprints_know_what_the_samples_are_and_not_how_often_they_come(folder):
     reference = mixture(folder).fingerprint
     sources = [clean(folder), pairs(folder, 'haze'), pairs(folder, 'rain')]

@@ -59,6 +59,15 @@ def test_a_misspelt_option_is_found_before_anything_is_touched(section, message,
         check_options(opt, is_train=True)
 
 
+def test_a_misspelt_key_of_a_source_is_found_before_anything_is_touched(registered):
+    opt = read_options(OPTIONS / 'tiny/unirestorer_encoder.yml')
+    data = opt['datasets']['train']
+    source = {'name': 'a', **{key: data.pop(key) for key in ('dataroot_gt', 'recipe', 'variants')}}
+    data['sources'] = [source, {**source, 'name': 'b', 'max_sample': 9}]
+    with pytest.raises(OptionError, match="'datasets.train.sources.1.max_sample'. Did you mean 'max_samples'"):
+        check_options(opt, is_train=True)
+
+
 @pytest.mark.parametrize('path', FILES, ids=relative)
 def test_says_what_it_is_and_how_to_run_it(path):
     head = path.read_text().split('\nname:')[0]

@@ -1,0 +1,80 @@
+"""unirestorer cluster on several sources: who shapes the tree, and that everyone gets a leaf."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from basicsr_unirestorer.cluster import rows_to_cluster, run
+from basicsr_unirestorer.clustering.tree import DegradationTree
+from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import MixedDegradationLMDBDataset
+from tests.data.samples import make_lmdb, noise_pictures, options
+
+ENCODER = {
+    'type': 'CompactDegradationEncoder',
+    'embed_dim': 8,
+    'width': 4,
+    'hidden': 8,
+    'crop_size': 32,
+    'num_crops': 1,
+}
+
+
+def test_a_huge_source_shapes_the_tree_no_more_than_its_cap():
+    rows = rows_to_cluster([4, 100, 10], 10, seed=0)
+    assert [int(((rows >= a) & (rows < b)).sum()) for a, b in ((0, 4), (4, 104), (104, 114))] == [4, 10, 10]
+    assert len(set(rows)) == 24 and rows.tolist() == sorted(rows)
+    assert rows[4:14].tolist() != list(range(4, 14))
+    assert rows.tolist() == rows_to_cluster([4, 100, 10], 10, seed=0).tolist()
+    assert rows_to_cluster([2, 3], None, seed=0).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.fixture(scope='module')
+def clustered(tmp_path_factory, registered):
+    """Two sources, one of them capped in training; its tree is shaped by at most six samples of each."""
+    from basicsr_unirestorer.archs.compact_encoder_arch import CompactDegradationEncoder
+
+    folder = tmp_path_factory.mktemp('cluster')
+    torch.manual_seed(0)
+    encoder = CompactDegradationEncoder(**{key: value for key, value in ENCODER.items() if key != 'type'})
+    torch.save({'params': encoder.state_dict()}, folder / 'encoder.pth')
+    sources = [
+        {'name': 'clean', 'dataroot_gt': make_lmdb(folder / 'a.lmdb', noise_pictures(5)), 'recipe': 'tiny'},
+        {
+            'name': 'rain',
+            'dataroot_gt': make_lmdb(folder / 'gt.lmdb', noise_pictures(2, seed=1)),
+            'dataroot_lq': make_lmdb(folder / 'lq.lmdb', noise_pictures(2, seed=2)),
+            'caption': 'large rain',
+        },
+    ]
+    sources[0] |= {'variants': 4, 'max_samples': 3}
+    opt = {
+        'name': 'tree',
+        'datasets': {'train': options(sources=sources)},
+        'encoder': {**ENCODER, 'weights': str(folder / 'encoder.pth')},
+        'clustering': {'level_sizes': [1, 2, 3], 'num_crops': 2, 'batch_size': 8, 'max_samples_per_source': 6},
+    }
+    return run(opt, folder), sources
+
+
+def test_every_sample_of_every_source_gets_a_leaf(clustered):
+    folder, sources = clustered
+    with open(folder / 'assignments.csv', newline='') as file:
+        rows = list(csv.reader(file))[1:]
+    ids = [f'clean/p{i}#{v}' for i in range(5) for v in range(4)] + ['rain/p0', 'rain/p1']
+    assert [sample_id for sample_id, _ in rows] == ids
+    assert DegradationTree.load(folder).nodes[0].count == 6 + 2
+    with np.load(folder / 'embeddings.npz') as arrays:
+        assert arrays['embeddings'].shape == (22, 8)
+
+
+def test_the_assignment_fits_the_training_of_the_union(clustered):
+    folder, sources = clustered
+    files = {'tree': str(folder), 'assignments': str(folder / 'assignments.csv')}
+    batch = {'batch_size': 4, 'steps_per_level': [2, 1, 1]}
+    dataset = MixedDegradationLMDBDataset(options(sources=sources, **files, expert_batch=batch))
+    assert len(dataset) == 2 + 2 + 3
+    assert dataset[0]['lq'].shape == (4, 3, 32, 32)

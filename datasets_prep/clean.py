@@ -9,4 +9,6 @@ from __future__ import annotations
 from basicsr_unirestorer.data.family_command import main
 
 if __name__ == '__main__':
-    raise SystemExit(main('clean', {name: name for name in ('div2k', 'flickr2k', 'wed', 'bsd400', 'df2k', 'dfwb')}))
+    raise SystemExit(
+        main('clean', {name: name for name in ('div2k', 'flickr2k', 'wed', 'bsd400', 'wed_bsd400', 'df2k', 'dfwb')})
+    )

@@ -334,6 +334,12 @@ def _urban100() -> Family:
     return replace(made, parts=(selfexsr, *made.parts))
 
 
+def _wed_bsd400() -> Family:
+    together = Part('PromptIR, AdaIR', 'train', '(?:train/)?Denoise')
+    made = _joined('wed_bsd400', 'WED and BSD400', 5144, ('WED', 'BSD400'))
+    return replace(made, parts=(*made.parts, together))
+
+
 NO_VAL = 'BSD400 is BSDS500 train and test; its val is left out because CBSD68 is taken from it.'
 
 FAMILIES: dict[str, Family] = {
@@ -358,6 +364,7 @@ FAMILIES: dict[str, Family] = {
         _clean('flickr2k', 'Flickr2K', 'train', 2650, *CLEAN_FOLDERS['Flickr2K']),
         _clean('wed', 'WED', 'train', 4744, *CLEAN_FOLDERS['WED']),
         _clean('bsd400', 'BSD400', 'train', 400, *CLEAN_FOLDERS['BSD400'], notes=(NO_VAL,)),
+        _wed_bsd400(),
         _joined('df2k', 'DF2K', 3450, ('DIV2K', 'Flickr2K')),
         _joined('dfwb', 'DFWB', 8594, tuple(CLEAN_FOLDERS)),
         _clean('cbsd68', 'CBSD68', 'test', 68, 'CBSD68/original(?:_png)?', 'CBSD68', 'BSD68'),

@@ -53,7 +53,7 @@ def main(
             required=default is None,
             help=described if default is None else f'{described} (default {default})',
         )
-    add_options(parser)
+    add_options(parser, ', '.join(dict.fromkeys(FAMILIES[name].overlap for name in choices.values())))
     args = parser.parse_args(argv)
     family = FAMILIES[choices[getattr(args, 'choice', next(iter(choices)))]]
     return run(
@@ -69,14 +69,14 @@ def _example(script: str, choices: Mapping[str, str], option: str, default: str 
     return f'example: python datasets_prep/{script}.py DOWNLOADED {target}{chosen}'
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, overlap: str = 'warn') -> None:
     """Add what every script takes; ``options`` reads it back."""
     parser.add_argument('--crop', type=int, help='cut training pictures into squares of this side')
     parser.add_argument('--step', type=int, help='distance between squares (default: no overlap)')
     parser.add_argument('--min-side', type=int, default=0, help='leave out pictures with a shorter side, in pixels')
     parser.add_argument('--subset', choices=('train', 'test'), help='prepare only this one')
     parser.add_argument(
-        '--overlap', choices=MODES, help='training pictures that are also in the test set (default: see the README)'
+        '--overlap', choices=MODES, help=f'training pictures that are also in the test set (default: {overlap})'
     )
     parser.add_argument(
         '--pairs-scheme',

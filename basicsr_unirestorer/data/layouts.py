@@ -136,7 +136,7 @@ def detect(family: Family, folders: Sequence[Folder], subset: str | None = None)
     Args:
         family: What is looked for.
         folders: See ``scan``.
-        subset: Take only what goes into this subset (or below it).
+        subset: Where folders go that do not tell.
 
     Raises:
         DataError: No layout fits; tells the known ones, and the folders that were found.
@@ -147,7 +147,7 @@ def detect(family: Family, folders: Sequence[Folder], subset: str | None = None)
     for part in family.parts:
         for folder in folders:
             found = _fit(part, folder, by_name, subset, halfway)
-            if found is not None and (subset is None or found.subset.split('/')[0] in (subset, SPLIT)):
+            if found is not None:
                 candidates.setdefault(found.subset, {}).setdefault(part.layout, []).append(found)
     if not candidates:
         raise DataError(_no_layout(family, folders, halfway))
@@ -197,7 +197,8 @@ def pair_folders(rule: NameRule, lq: Folder, gt: Folder) -> NamePairs:
 def _no_layout(family: Family, folders: Sequence[Folder], halfway: Sequence[str]) -> str:
     known: dict[str, list[str]] = {}
     for part in family.parts:
-        places = f'{_readable(part.folder)} with {part.clean[0]}' if part.clean else _readable(part.folder)
+        partner = re.sub(r'\\g<\w+>', '...', part.clean[0]) if part.clean else ''
+        places = _readable(part.folder) + (f' with {partner}' if partner else '')
         known.setdefault(part.layout, []).append(places)
     layouts = '; '.join(f'{layout}: {", ".join(places)}' for layout, places in known.items())
     there = ', '.join(folder.name for folder in folders[:6]) + (', ...' if len(folders) > 6 else '')

@@ -50,10 +50,11 @@ def remove_overlap(family: Family, collected: Collected, facts: dict[Source, Fac
         _drop(collected, same)
     elif same:
         source, reason = min(same.items(), key=lambda item: item[0].name)
-        collected.notes.append(
+        sentence = (
             f'{len(same)} of {len(train)} clean training pictures are also in the test set (first: {source.name} '
             f'{reason}); pass --overlap drop to leave them out.'
         )
+        collected.notes.append(('train', sentence))
     return len(same)
 
 
@@ -96,8 +97,9 @@ def _drop(collected: Collected, same: dict[Source, str]) -> None:
             kept.append(sample)
     dropped = len(collected.samples) - len(kept)
     by_number = sum(reason.startswith('has the number') for reason in same.values())
-    collected.notes.append(
+    sentence = (
         f'{len(same)} clean training pictures are also in the test set ({by_number} by number, {len(same) - by_number} '
         f'by look only): {dropped} samples are left out.'
     )
+    collected.notes.append(('train', sentence))
     collected.samples = kept

@@ -13,6 +13,7 @@ from basicsr_unirestorer.data.pairs import Pair
 from basicsr_unirestorer.data.precheck import Facts, common_size
 from basicsr_unirestorer.data.samples import Collected, Sample, Source
 from basicsr_unirestorer.data.write_jobs import Cut, WriteJob, windows
+from basicsr_unirestorer.errors import OptionError
 
 SCHEMES = ('unique', 'basicsr')
 
@@ -27,7 +28,7 @@ class PrepareOptions:
         scheme: ``'unique'`` writes every clean picture once, ``'basicsr'`` once for every degraded one and under its
             key, which BasicSR's own ``PairedImageDataset`` needs.
         min_side: Leave out samples with a shorter side, in pixels.
-        subset: Prepare only ``'train'`` or ``'test'``; also says what folders are that do not tell.
+        subset: Prepare only ``'train'`` or ``'test'``; also says what folders are for that do not tell.
         overlap: See ``overlap.remove_overlap``.
         degraded_half: See ``samples.collect``.
         skip_bad: Leave out what is wrong with the download instead of stopping.
@@ -44,6 +45,11 @@ class PrepareOptions:
     degraded_half: str = 'auto'
     skip_bad: bool = False
     workers: int | None = None
+
+    def __post_init__(self) -> None:
+        Cut(self.crop, self.step)  # refuses what has no meaning
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(f'--workers is {self.workers}, but it counts processes: give 1 or more.')
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,7 @@ def _manifest(
         'overlap': options.overlap or family.overlap,
         'labels': label_counts(pairs),
         'dropped': [{'file': name, 'reason': reason, 'bad': bad} for name, reason, bad in left_out],
-        'notes': [*family.notes, *collected.notes],
+        'notes': [*family.notes, *(sentence for owner, sentence in collected.notes if owner == unit.name)],
         'keys_sha1': sha1_of_lines(sorted({f'{s.subset} {s.lq_key} {s.gt_key}' for s in samples})),
         'content_sha1': sha1_of_lines(f'{s.name} {s.half} {facts[s].sha1}' for s in sources),
     }

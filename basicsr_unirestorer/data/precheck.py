@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -96,8 +96,9 @@ def check(collected: Collected, facts: dict[Source, Facts], min_side: int = 0) -
         else:
             good.append(sample)
     collected.samples = good
-    _note_crops(collected, facts)
-    _note_losses(collected, facts)
+    for unit in ('train', 'test'):
+        samples = [sample for sample in good if sample.unit == unit]
+        collected.notes += [(unit, sentence) for sentence in (*_crops(samples, facts), *_losses(samples, facts))]
 
 
 def _fault(sample: Sample, facts: dict[Source, Facts], min_side: int) -> tuple[str, bool]:
@@ -116,19 +117,19 @@ def _fault(sample: Sample, facts: dict[Source, Facts], min_side: int) -> tuple[s
     return '', False
 
 
-def _note_crops(collected: Collected, facts: dict[Source, Facts]) -> None:
-    odd = [s for s in collected.samples if s.lq is not None and facts[s.lq].size != facts[s.gt].size]
+def _crops(samples: Sequence[Sample], facts: dict[Source, Facts]) -> Iterator[str]:
+    odd = [sample for sample in samples if sample.lq is not None and facts[sample.lq].size != facts[sample.gt].size]
     if odd:
         lq, gt = facts[odd[0].lq], facts[odd[0].gt]
-        collected.notes.append(
+        yield (
             f'{len(odd)} pairs differ in size by at most {CROP_AT_MOST} pixels and are cropped around the centre '
             f'(first: {odd[0].lq.name}, {lq.width}x{lq.height} with {gt.width}x{gt.height}).'
         )
 
 
-def _note_losses(collected: Collected, facts: dict[Source, Facts]) -> None:
-    sources: Iterable[Source] = {s: None for x in collected.samples for s in (x.lq, x.gt) if s is not None}
+def _losses(samples: Sequence[Sample], facts: dict[Source, Facts]) -> Iterator[str]:
+    sources = {source: None for sample in samples for source in (sample.lq, sample.gt) if source is not None}
     lost = [(source, facts[source].lost) for source in sources if facts[source].lost]
     for kind, count in sorted(Counter(kind for _, kind in lost).items()):
         first = next(source.name for source, what in lost if what == kind)
-        collected.notes.append(f'{count} pictures are {kind}; they become 8 bit in three channels (first: {first}).')
+        yield f'{count} pictures are {kind}; they are read as three channels of 8 bit (first: {first}).'

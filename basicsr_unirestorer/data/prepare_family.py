@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from basicsr_unirestorer.data import manifest
@@ -13,7 +13,7 @@ from basicsr_unirestorer.data.overlap import remove_overlap
 from basicsr_unirestorer.data.parallel import available_cores
 from basicsr_unirestorer.data.plan import PrepareOptions, Unit, plan
 from basicsr_unirestorer.data.precheck import check, look_at_all
-from basicsr_unirestorer.data.samples import Collected, LeftOut, collect
+from basicsr_unirestorer.data.samples import Collected, LeftOut, collect, unit_of
 from basicsr_unirestorer.data.write_unit import write_unit
 from basicsr_unirestorer.errors import DataError
 
@@ -80,16 +80,18 @@ def prepare_found(
     for line in _layout_lines(family, founds):
         tell(line)
     collected = collect(family, founds, options.degraded_half)
+    if options.subset:
+        _keep_to(options.subset, collected)
     facts = look_at_all(collected.samples, options.workers or available_cores())
     check(collected, facts, options.min_side)
     _compare_counts(family, collected)
     remove_overlap(family, collected, facts, options.overlap)
     _compare_kept(family, collected)
-    units = plan(family, founds, collected, facts, options)
-    done = Prepared(units, {unit.name: manifest.digest(unit.manifest) for unit in units}, collected.left_out)
-    for line in [*_unit_lines(units), *(f'note: {note}' for note in (*family.notes, *collected.notes))]:
-        tell(line)
-    for line in _left_out_lines(collected.left_out):
+    units = [unit for unit in plan(family, founds, collected, facts, options) if options.subset in (None, unit.name)]
+    left_out = [entry for entry in collected.left_out if options.subset in (None, entry.unit)]
+    notes = [*family.notes, *(sentence for unit, sentence in collected.notes if options.subset in (None, unit))]
+    done = Prepared(units, {unit.name: manifest.digest(unit.manifest) for unit in units}, left_out)
+    for line in (*_unit_lines(units), *(f'note: {sentence}' for sentence in notes), *_left_out_lines(left_out)):
         tell(line)
     if dry_run:
         return done
@@ -101,6 +103,15 @@ def prepare_found(
         raise DataError(f'Nothing is left to prepare of {family.title}; the reasons are listed above.')
     done.written = [unit.name for unit in units if write_unit(Path(output), unit, options)]
     return done
+
+
+def _keep_to(subset: str, collected: Collected) -> None:
+    """Take off what the other subset has, but for the clean test pictures that training ones are compared with."""
+    ours = [sample for sample in collected.samples if sample.unit == subset]
+    others = [sample for sample in collected.samples if subset == 'train' and sample.unit == 'test']
+    collected.samples = ours + [
+        replace(sample, lq=None) for sample in {sample.gt: sample for sample in others}.values()
+    ]
 
 
 # ------------------------------------------------------------------------------------------ what is told
@@ -147,20 +158,24 @@ def _compare_counts(family: Family, collected: Collected) -> None:
     """Note counts that differ from the published ones, before anything is left out for the protocol."""
     counts = Counter(sample.subset for sample in collected.samples)
     counts.update(entry.subset for entry in collected.left_out if not entry.bad)
+    wrong: dict[str, list[str]] = {}
     for subset, count in sorted(counts.items()):
         expected = family.expected.get(subset, ())
         if expected and count not in expected:
-            published = ' or '.join(map(str, expected))
-            collected.notes.append(f'{subset} has {count} samples, expected {published}: is the download complete?')
+            sentence = f'{subset} has {count} samples, expected {" or ".join(map(str, expected))}'
+            wrong.setdefault(unit_of(subset), []).append(sentence)
         clean = len({sample.gt for sample in collected.samples if sample.subset == subset})
-        if family.expected_clean.get(subset, clean) != clean:
-            collected.notes.append(f'{subset} has {clean} clean pictures, expected {family.expected_clean[subset]}.')
+        published = family.expected_clean.get(subset, clean)
+        if published != clean:
+            wrong.setdefault(unit_of(subset), []).append(f'{subset} has {clean} clean pictures, expected {published}')
+    for unit, sentences in wrong.items():
+        more = f', and {len(sentences) - 2} more differ' if len(sentences) > 2 else ''
+        collected.notes.append((unit, f'{"; ".join(sentences[:2])}{more}: is the download complete?'))
 
 
 def _compare_kept(family: Family, collected: Collected) -> None:
     for subset, expected in family.kept.items():
         count = sum(sample.subset == subset for sample in collected.samples)
         if count and count != expected:
-            collected.notes.append(
-                f'{subset} keeps {count} samples, expected {expected} without those in the test set.'
-            )
+            sentence = f'{subset} keeps {count} samples, expected {expected} without those in the test set.'
+            collected.notes.append((unit_of(subset), sentence))

@@ -19,6 +19,11 @@ HALVES_LOOKED_AT = 9
 OTHER_HALF = {'left': 'right', 'right': 'left'}
 
 
+def unit_of(subset: str) -> str:
+    """Return the folder that a subset is part of: ``'train'`` (also where it could not be known) or ``'test'``."""
+    return 'train' if subset == SPLIT else subset.split('/')[0]
+
+
 @dataclass(frozen=True)
 class Source:
     """A picture of the download.
@@ -56,8 +61,7 @@ class Sample:
 
     @property
     def unit(self) -> str:
-        """Folder that its subset is part of: ``'train'`` or ``'test'``."""
-        return self.subset.split('/')[0]
+        return unit_of(self.subset)
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,7 @@ class LeftOut:
 
     @property
     def unit(self) -> str:
-        """Folder whose report names it; the first one where its subset could not be known."""
-        return 'train' if self.subset == SPLIT else self.subset.split('/')[0]
+        return unit_of(self.subset)
 
     @property
     def line(self) -> str:
@@ -88,11 +91,11 @@ class LeftOut:
 
 @dataclass
 class Collected:
-    """Samples in the order of subset and key, what was left out, and what a user should know."""
+    """Samples in the order of subset and key, what was left out, and what a user should know: (unit, sentence)."""
 
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def drop(self, sample: Sample, reason: str, bad: bool = True) -> None:
         """Leave a sample out; the caller takes it off ``samples``."""
@@ -121,8 +124,9 @@ def collect(family: Family, founds: Sequence[Found], degraded_half: str = 'auto'
             gt_key = safe_key(Path(gt_file))
             made.samples.append(Sample(subset, None if clean_only else lq, gt, key, gt_key, types, words))
         _tell_the_rest(found, made)
-    for folder, unused in _unused(founds).items():
-        made.notes.append(f'{folder}: {len(unused)} clean pictures have no degraded partner and are not used.')
+    for (subset, folder), unused in _unused(founds).items():
+        sentence = f'{len(unused)} clean pictures in {folder} have no degraded partner and are not used.'
+        made.notes.append((unit_of(subset), sentence))
     made.samples = _unique(_gt_keys(made.samples), made)
     return made
 
@@ -140,13 +144,13 @@ def _tell_the_rest(found: Found, made: Collected) -> None:
         made.left_out.append(LeftOut(found.subset, f'{folder.name}/{file}', f'would have the key of {earlier}'))
 
 
-def _unused(founds: Sequence[Found]) -> dict[str, set[str]]:
-    """Clean pictures of each clean folder that none of the degraded folders needs."""
-    left: dict[str, set[str]] = {}
+def _unused(founds: Sequence[Found]) -> dict[tuple[str, str], set[str]]:
+    """Clean pictures that no degraded folder needs, by the subset and the folder they are in."""
+    left: dict[tuple[str, str], set[str]] = {}
     for found in founds:
         if found.part.clean:
-            unused = set(found.names.unused)
-            left[found.gt.name] = left.get(found.gt.name, unused) & unused
+            unused, place = set(found.names.unused), (found.subset, found.gt.name)
+            left[place] = left.get(place, unused) & unused
     return {folder: files for folder, files in left.items() if files}
 
 
@@ -178,7 +182,7 @@ def _unique(samples: list[Sample], made: Collected) -> list[Sample]:
     return list(seen.values())
 
 
-def _degraded_half(found: Found, asked: str, notes: list[str]) -> str:
+def _degraded_half(found: Found, asked: str, notes: list[tuple[str, str]]) -> str:
     if asked != 'auto':
         return asked
     step = max(1, len(found.names.pairs) // HALVES_LOOKED_AT)
@@ -192,8 +196,9 @@ def _degraded_half(found: Found, asked: str, notes: list[str]) -> str:
         left, right = (np.abs(cv2.Laplacian(half, cv2.CV_32F)).mean() for half in (grey[:, :middle], grey[:, -middle:]))
         votes['left' if left >= right else 'right'] += 1
     half, count = votes.most_common(1)[0] if votes else ('left', 0)
-    notes.append(
-        f'{found.lq.name}: the {half} half is taken as degraded; it has more detail in {count} of '
+    sentence = (
+        f'The {half} half in {found.lq.name} is taken as degraded: it has more detail in {count} of '
         f'{sum(votes.values())} files looked at (--degraded-half left or right decides otherwise).'
     )
+    notes.append((unit_of(found.subset), sentence))
     return half

@@ -34,6 +34,7 @@ def write_unit(output: Path, unit: Unit, options: PrepareOptions) -> bool:
     """
     final, scratch = output / unit.name, output / f'{unit.name}.part'
     if final.exists():
+        (final / PLAN).unlink(missing_ok=True)  # what a kill right after the renaming leaves
         there = final / manifest.NAME
         if there.is_file() and there.read_bytes() == unit.manifest:
             return False
@@ -54,8 +55,8 @@ def write_unit(output: Path, unit: Unit, options: PrepareOptions) -> bool:
         if unit.dropped:
             (scratch / 'dropped.txt').write_text(''.join(f'{line}\n' for line in unit.dropped), encoding='utf-8')
         (scratch / manifest.NAME).write_bytes(unit.manifest)
-        (scratch / PLAN).unlink()
         scratch.rename(final)
+        (final / PLAN).unlink()
     except OSError as error:
         raise DataError(
             f'{scratch} could not be written ({error}). Free some disk space or mend the cause, then run the same '
@@ -69,7 +70,6 @@ def _begin(scratch: Path, unit: Unit, options: PrepareOptions) -> None:
     files = (f'{job.target} {job.cut}' for job in unit.files)
     mark = manifest.sha1_of_lines([unit.manifest.decode('ascii'), f'{options.compress_level}', *files])
     if scratch.exists() and not ((scratch / PLAN).is_file() and (scratch / PLAN).read_text() == mark):
-        # without a plan nothing but the last step was left to do, or another tool made the folder
         log.warning('%s holds a stopped run over other pictures or with other options; it starts anew.', scratch)
         shutil.rmtree(scratch)
     scratch.mkdir(parents=True, exist_ok=True)

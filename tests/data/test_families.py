@@ -49,6 +49,7 @@ LAYOUTS = [
     ('flickr2k', 'as distributed', mini.clean_sets, 1, 1, {}),
     ('wed', 'as distributed', mini.clean_sets, 2, 2, {}),
     ('bsd400', 'as distributed', mini.clean_sets, 1, 1, {}),
+    ('wed_bsd400', 'the sets', mini.clean_sets, 3, 3, {}),
     ('df2k', 'the sets', mini.clean_sets, 3, 3, {}),
     ('dfwb', 'the sets', mini.clean_sets, 6, 6, {}),
 ]

@@ -183,7 +183,7 @@ def shake_path(path_seed: int) -> np.ndarray:
     jerks = rng.random(SHAKE_STEPS) < 0.02
     place, speed, places = 0j, pushes[0] / abs(pushes[0]), []
     for push, jerk in zip(pushes.tolist(), jerks.tolist(), strict=True):
-        speed = 0.97 * speed + 0.15 * push - 0.002 * place + (1.5 * push if jerk else 0)
+        speed = 0.985 * speed + 0.09 * push - 0.001 * place + (1.2 * push if jerk else 0)
         place += speed
         places.append(place)
     path = np.stack([np.real(places), np.imag(places)], axis=1)

@@ -56,12 +56,10 @@ def _drops(cover: float, radius_px: float, map_seed: int, height: int, width: in
     """Draw drops until they cover their share of a picture: rows of x, y, radius and six numbers of the outline."""
     rng = np.random.default_rng(map_seed)
     most = 1 + int(cover * height * width / (math.pi * (SMALLEST_DROP * radius_px) ** 2))
-    radius = radius_px * rng.uniform(SMALLEST_DROP, 1, most)
-    number = int(np.searchsorted(np.cumsum(math.pi * radius**2), cover * height * width))
-    place = rng.uniform(0, 1, (most, 2)) * (width, height)
-    size = rng.uniform(0, 1, (most, 3)) * (0.16, 0.08, 0.05)
-    phase = rng.uniform(0, 2 * math.pi, (most, 3))
-    return np.column_stack([place, radius, size, phase])[:number]
+    drops = rng.uniform(size=(most, 9))  # row by row, so that more cover adds drops to those there are
+    drops = drops * (width, height, (1 - SMALLEST_DROP) * radius_px, 0.16, 0.08, 0.05, *(2 * math.pi,) * 3)
+    drops[:, 2] += SMALLEST_DROP * radius_px
+    return drops[: int(np.searchsorted(np.cumsum(math.pi * drops[:, 2] ** 2), cover * height * width))]
 
 
 def _render(

@@ -7,10 +7,10 @@ import numpy as np
 
 from basicsr_unirestorer.degradations.window import Window
 
-# Colour attenuation prior (Zhu 2015): depth = 0.121779 + 0.959710 V - 0.780245 S. Normalised by what photographs span,
-# since the extremes of the picture at hand would differ from crop to crop.
+# Colour attenuation prior (Zhu 2015): depth = 0.121779 + 0.959710 V - 0.780245 S. Normalised by what photographs span
+# (10th and 95th percentile), since the extremes of the picture at hand would differ from crop to crop.
 PRIOR = (0.121779, 0.959710, -0.780245)
-PRIOR_NEAR, PRIOR_FAR = -0.1, 0.9
+PRIOR_NEAR, PRIOR_FAR = -0.5, 0.7
 PRIOR_MINIMUM = 15  # pixels: side of the minimum filter, so that white things in front are not taken for sky
 PRIOR_RADIUS = 16  # pixels: radius of the guided filter, which brings the borders of things back
 PRIOR_EPS = 1e-3

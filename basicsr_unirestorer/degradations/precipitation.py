@@ -22,7 +22,7 @@ LARGEST_DROP = 5.0  # mm; larger ones break up
 DISTANCES = (0.5, 0.8, 1.3, 2.0, 3.2)  # metres: borders of the layers of physical rain
 THINNEST_STREAK = 0.3  # pixels; thinner ones are too faint to be seen one by one
 LONGEST_VIEW = 720  # pixels across 53 degrees, so that streaks on large pictures stay streaks
-PHYSICAL_GAIN = 4.0  # light of a drop, which shows the whole sky, against the scene behind it
+PHYSICAL_GAIN = 10.0  # light of a drop, which shows the whole sky, against the scene behind it
 
 # Class: (smallest radius, largest radius) in pixels of a 480-pixel-high picture, share of the picture it covers.
 SNOW_CLASSES = {'S': (1.0, 3.0, 0.035), 'M': (3.0, 6.0, 0.05), 'L': (6.0, 12.0, 0.08)}

@@ -41,8 +41,10 @@ def blur_axes(params: dict) -> tuple[float, float, float]:
 
 
 def blur_strength(params: dict) -> float:
-    """State the strength of the Gaussian family: the geometric mean of both standard deviations."""
-    return math.sqrt(params['sigma_px'] * params['across_px']) if params['across_px'] else params['sigma_px']
+    """State the strength of the Gaussian family: how far the kernel spreads, the mean of both axes in pixels."""
+    along, across = params['sigma_px'], params['across_px']
+    sigma = math.sqrt(along * across) if across else along
+    return kernels.blur_spread(sigma, params['kernel'], params['shape'], params['radius_px'])
 
 
 def blur_ringing(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:

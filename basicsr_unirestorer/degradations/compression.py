@@ -80,22 +80,23 @@ def _average(
     image: np.ndarray, factor: float, start: tuple[int, int], first: tuple[int, int], count: tuple[int, int]
 ) -> np.ndarray:
     """Average the fine pixels of each coarse one, by the share of them that lies in it; tuples are (column, row)."""
-    h, w = image.shape[:2]
-    columns = _shares(factor, start[0], w, first[0], count[0])
-    rows = _shares(factor, start[1], h, first[1], count[1])
-    coarse = (rows @ image.reshape(h, -1)).reshape(count[1], w, 3)
-    return np.ascontiguousarray(np.einsum('cw,hwk->hck', columns, coarse, optimize=True))
+    for axis in (0, 1):
+        place = 1 - axis  # in the tuples
+        borders = (first[place] + np.arange(count[place] + 1)) * factor - start[place]
+        image = _average_axis(image, borders, axis) / np.float32(factor)
+    return image.astype(np.float32)
 
 
-def _shares(factor: float, start: int, size: int, first: int, count: int) -> np.ndarray:
-    """Weights (count, size) of each fine pixel in each coarse one; the outermost pixels stand for what lies beyond."""
-    left = (first + np.arange(count)) * factor - start
-    fine = np.arange(size)
-    begin, end = np.maximum(fine, left[:, None]), np.minimum(fine + 1, left[:, None] + factor)
-    weights = np.maximum(end - begin, 0)
-    weights[:, 0] += np.clip(-left, 0, factor)
-    weights[:, -1] += np.clip(left + factor - size, 0, factor)
-    return (weights / factor).astype(np.float32)
+def _average_axis(image: np.ndarray, borders: np.ndarray, axis: int) -> np.ndarray:
+    """Add up an axis between real-valued borders; beyond the image its outermost pixels go on."""
+    before, after = max(0, math.ceil(-borders[0])), max(0, math.ceil(borders[-1] - image.shape[axis]))
+    padding = [(before + 1, after + 1) if a == axis else (0, 0) for a in range(3)]
+    total = np.cumsum(np.pad(image, padding, mode='edge'), axis=axis, dtype=np.float64)
+    borders = borders + before  # total[i] holds the pixels up to and including i - before - 1
+    whole = np.floor(borders).astype(int)
+    share = (borders - whole).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    low, high = total.take(whole, axis), total.take(whole + 1, axis)
+    return np.diff(low + share * (high - low), axis=axis)
 
 
 def compress_jpeg(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:

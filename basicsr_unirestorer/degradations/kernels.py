@@ -39,11 +39,7 @@ def blur_kernel(
         return np.ones((1, 1), np.float32)
     stretch = math.sqrt(aspect)
     along, across = _axes(blur_radius(sigma_px, aspect, kind, shape, radius_px), angle_deg)
-    q = (along / (sigma_px * stretch)) ** 2 + (across * stretch / sigma_px) ** 2
-    if kind == 'plateau':
-        weights = 1 / (1 + q**shape)
-    else:
-        weights = np.exp(-0.5 * (q if kind == 'gaussian' else q**shape))
+    weights = _bell((along / (sigma_px * stretch)) ** 2 + (across * stretch / sigma_px) ** 2, kind, shape)
     return (weights / weights.sum()).astype(np.float32)
 
 
@@ -60,6 +56,26 @@ def blur_radius(
         limit = 2 * FAINT if kind == 'generalized' else math.expm1(FAINT)
         tail = min(limit ** (0.5 / shape), LONGEST_TAIL)
     return math.ceil(tail * sigma_px * math.sqrt(aspect))
+
+
+def blur_spread(sigma_px: float, kind: str = 'gaussian', shape: float = 1.0, radius_px: int = 0) -> float:
+    """Standard deviation along an axis of an isotropic ``blur_kernel``: ``sigma_px`` unless its tails are odd or cut.
+
+    A generalised Gaussian of shape 0.5 blurs three times as far as its sigma says, one cut to 7 x 7 pixels less far.
+    """
+    if sigma_px == 0 or (kind == 'gaussian' and not radius_px):
+        return sigma_px
+    disc = (blur_radius(sigma_px, 1.0, kind, shape, radius_px) + 0.5) * 2 / math.sqrt(math.pi)  # as large as the square
+    end = min(disc / sigma_px, 20.0)
+    r = end * (np.arange(100) + 0.5) / 100
+    weights = r * _bell(r * r, kind, shape)
+    return float(sigma_px * math.sqrt((weights * r * r).sum() / (2 * weights.sum())))
+
+
+def _bell(q: np.ndarray, kind: str, shape: float) -> np.ndarray:
+    if kind == 'plateau':
+        return 1 / (1 + q**shape)
+    return np.exp(-0.5 * (q if kind == 'gaussian' else q**shape))
 
 
 def sinc_kernel(cutoff: float, radius_px: int) -> np.ndarray:

@@ -42,22 +42,28 @@ def depth_map(horizon: float, falloff: float, roughness: float, map_seed: int, w
 
 def value_noise(grid: np.ndarray, window: Window) -> np.ndarray:
     """Interpolate a coarse grid, spread over the whole picture, smoothly at the pixels of a window."""
-    rows = _smooth_weights(window.top, window.height, window.full_height, grid.shape[0])
-    columns = _smooth_weights(window.left, window.width, window.full_width, grid.shape[1])
-    return rows @ grid @ columns.T
+    row, down = _places(window.top, window.height, window.full_height, grid.shape[0])
+    column, right = _places(window.left, window.width, window.full_width, grid.shape[1])
+    lines = grid[row] + down[:, None] * (grid[row + 1] - grid[row])  # (h, cells)
+    left = lines[:, column]
+    return left + right * (lines[:, column + 1] - left)
 
 
-def _smooth_weights(start: int, size: int, full: int, cells: int) -> np.ndarray:
-    """Weights (size, cells) of each grid point at each pixel: smoothed hats, so that every row sums to one."""
+def _places(start: int, size: int, full: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each pixel the grid point before it and the smoothed way to the next, each (size,)."""
     places = (start + np.arange(size) + 0.5) / full * (cells - 1)
-    hats = np.clip(1 - np.abs(places[:, None] - np.arange(cells)), 0, 1)
-    return hats * hats * (3 - 2 * hats)
+    before = np.minimum(places.astype(int), cells - 2)
+    way = places - before
+    return before, way * way * (3 - 2 * way)
 
 
 def fractal_map(map_seed: int, window: Window) -> np.ndarray:
     """Patches at several scales, like drifting fog: a function of the seed and of the place in the picture only."""
     rng = np.random.default_rng(map_seed)
-    bumps = sum(share * value_noise(rng.uniform(-1, 1, (cells, cells)), window) for cells, share in FRACTAL_OCTAVES)
+    grids = [
+        (rng.uniform(-share, share, (cells, cells)).astype(np.float32), window) for cells, share in FRACTAL_OCTAVES
+    ]
+    bumps = sum(value_noise(*grid) for grid in grids)
     return np.clip(0.55 + bumps, 0, 1).astype(np.float32)
 
 

@@ -156,7 +156,7 @@ DEGRADATION_TYPES: dict[str, DegradationType] = {
             blur.blur_gaussian,
             measure='sigma_px',
             formula=blur.blur_strength,
-            formula_of=('sigma_px', 'across_px'),
+            formula_of=('sigma_px', 'across_px', 'kernel', 'shape', 'radius_px'),
             phrase='{word} blur',
             words=('small', 'large'),
             edges=(2,),

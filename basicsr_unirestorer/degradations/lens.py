@@ -59,7 +59,8 @@ def _drops(cover: float, radius_px: float, map_seed: int, height: int, width: in
     drops = rng.uniform(size=(most, 9))  # row by row, so that more cover adds drops to those there are
     drops = drops * (width, height, (1 - SMALLEST_DROP) * radius_px, 0.16, 0.08, 0.05, *(2 * math.pi,) * 3)
     drops[:, 2] += SMALLEST_DROP * radius_px
-    return drops[: int(np.searchsorted(np.cumsum(math.pi * drops[:, 2] ** 2), cover * height * width))]
+    number = int(np.searchsorted(np.cumsum(math.pi * drops[:, 2] ** 2), cover * height * width))
+    return drops[: max(number, int(cover > 0))]  # a small picture gets its drop too
 
 
 def _render(

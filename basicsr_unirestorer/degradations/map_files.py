@@ -20,7 +20,7 @@ def map_files(folder: str) -> dict[str, str]:
     """List a folder and its subfolders, once a process: path by name (relative, without suffix), sorted.
 
     Raises:
-        DataError: There is no such folder, or no map in it.
+        DataError: There is no such folder, no map in it, or two of one name.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -28,7 +28,13 @@ def map_files(folder: str) -> dict[str, str]:
     paths = sorted(path for path in root.rglob('*') if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(f"The folder '{folder}' holds no masks or depth maps, expected files {', '.join(SUFFIXES)}.")
-    return {path.relative_to(root).with_suffix('').as_posix(): str(path) for path in paths}
+    found = {}
+    for path in paths:
+        name = path.relative_to(root).with_suffix('').as_posix()
+        if name in found:
+            raise DataError(f"The folder '{folder}' holds both '{Path(found[name]).name}' and '{path.name}'; keep one.")
+        found[name] = str(path)
+    return found
 
 
 def mask_from_folder(folder: str, number: int, window: Window) -> np.ndarray:
@@ -113,7 +119,7 @@ def read_map(path: str) -> np.ndarray:
     """
     try:
         values = _read(path)
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError) as error:
+    except Exception as error:  # the parsers of NumPy and SciPy raise whatever a damaged file leads them to
         reason = ' '.join(str(error).split())
         raise DataError(f"The map '{path}' cannot be read ({reason}); replace the file.") from error
     if values is None:

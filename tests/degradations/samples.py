@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from basicsr_unirestorer.degradations import DEGRADATION_TYPES, DegradationRecord, Operation, sample_rng
+from basicsr_unirestorer.degradations import DEGRADATION_TYPES, DegradationRecord, Operation, Window, sample_rng
 
 
 def scene(height=96, width=96, seed=0):
@@ -23,3 +23,13 @@ def make_record(*pairs):
         params = kind.draw(fixed, sample_rng(0, name))
         operations.append(Operation(name, params, kind.strength(params), kind.word(kind.strength(params))))
     return DegradationRecord(tuple(operations))
+
+
+def psnr(one, two):
+    return -10 * np.log10(np.mean((one.astype(np.float64) - two) ** 2))
+
+
+def apply_only(name, image, params, seed=0, window=None):
+    """Run one operator alone, other parameters as drawn by default: neither clipped nor rounded."""
+    params = make_record((name, params)).operations[0].params
+    return DEGRADATION_TYPES[name].apply(image, params, sample_rng(seed), window or Window.whole(*image.shape[:2]))

@@ -9,6 +9,7 @@ from scipy.io import savemat
 
 from basicsr_unirestorer.degradations import DEGRADATION_TYPES, DegradationRecipe, Window, degrade, sample_rng
 from basicsr_unirestorer.degradations.map_files import depth_from_folder, mask_from_folder
+from basicsr_unirestorer.degradations.weather import haze_depth
 from basicsr_unirestorer.errors import DataError, OptionError
 from tests.degradations.samples import apply_only, make_record, scene
 
@@ -36,7 +37,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize('key, tolerance', [('a', 0.003), ('b', 1e-6), ('c', 0.04), ('d', 1e-4), ('street/a', 0.003)])
 def test_every_format_gives_the_depth_it_holds(folder, key, tolerance):
-    depth = depth_from_folder(str(folder), False, 1, 0, Window.whole(*SIZE, key))
+    depth = depth_from_folder(str(folder), False, 0, Window.whole(*SIZE, key))
     assert depth.dtype == np.float32 and depth.shape == SIZE
     np.testing.assert_allclose(depth, slope(), atol=tolerance)
 
@@ -68,15 +69,17 @@ def test_cap_and_box_follow_onerestore(folder):
     """d = min(1 - box(map), 0.7), the box on the map as it is in the file."""
     values = cv2.imread(str(folder / 'e.png'), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
     expected = np.minimum(1 - cv2.blur(values, (22, 22), borderType=cv2.BORDER_REFLECT_101), 0.7)
-    depth = depth_from_folder(str(folder), True, 0.7, 22, Window.whole(*SIZE, 'e'))
+    flags = {'depth': 'file', 'depth_dir': str(folder), 'depth_inverse': True, 'depth_cap': 0.7, 'depth_box': 22}
+    image, params = scene(*SIZE), make_record(('haze', flags)).operations[0].params
+    depth = haze_depth(image, params, Window.whole(*SIZE, 'e'))
     np.testing.assert_allclose(depth, expected, atol=1e-6)
     assert depth.max() == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize('full', [SIZE, (133, 200), (41, 47)])
 def test_a_crop_of_the_map_is_that_of_its_picture(folder, full):
-    whole = depth_from_folder(str(folder), False, 1, 0, Window.whole(*full, 'c'))
-    part = depth_from_folder(str(folder), False, 1, 0, Window(11, 17, 25, 20, *full, 'c'))
+    whole = depth_from_folder(str(folder), False, 0, Window.whole(*full, 'c'))
+    part = depth_from_folder(str(folder), False, 0, Window(11, 17, 25, 20, *full, 'c'))
     np.testing.assert_allclose(part, whole[11:36, 17:37], atol=0.01)
     np.testing.assert_allclose(whole.mean(axis=0), slope(*full)[0], atol=0.06)
 
@@ -170,14 +173,14 @@ def broken(folder):
 )
 def test_faulty_maps_are_named(tmp_path, key, message):
     with pytest.raises(DataError, match=message):
-        depth_from_folder(str(broken(tmp_path)), False, 1, 0, Window.whole(16, 16, key))
+        depth_from_folder(str(broken(tmp_path)), False, 0, Window.whole(16, 16, key))
 
 
 def test_two_files_of_one_name_are_named(tmp_path):
     np.save(tmp_path / 'a.npy', np.ones((4, 4)))
     cv2.imwrite(str(tmp_path / 'a.png'), np.ones((4, 4), np.uint8))
     with pytest.raises(DataError, match=r"holds both 'a\.npy' and 'a\.png'; keep one"):
-        depth_from_folder(str(tmp_path), False, 1, 0, Window.whole(16, 16, 'a'))
+        depth_from_folder(str(tmp_path), False, 0, Window.whole(16, 16, 'a'))
 
 
 def test_an_empty_folder_is_named(tmp_path):

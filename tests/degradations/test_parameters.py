@@ -71,7 +71,7 @@ def test_parameters_without_meaning_stay_idle():
         ('rain', {'mask': 4}, r'rain\.mask has an effect only where mask_dir names a folder'),
         ('haze', {'depth': 'file'}, r'haze\.depth_dir is missing: where depth is file, it must name a folder'),
         ('haze', {'depth': ['ramp', 'file']}, r'haze\.depth_dir is missing'),
-        ('haze', {'depth_cap': 0.7}, r'haze\.depth_cap has an effect only where depth is file'),
+        ('haze', {'depth_box': 22}, r'haze\.depth_box has an effect only where depth is file'),
         ('rain', {'mask_dir': 3}, r'rain\.mask_dir is 3, expected the path of a folder'),
         ('blur', {'kernel': 'box'}, r'kernel is box, expected one of gaussian, generalized, plateau'),
     ],
@@ -95,6 +95,7 @@ def test_defaults_written_out_are_accepted_and_draw_the_same(name):
         ('low_light', {'mode': ['retinex', 'linear'], 'gamma': [1.2, 1.6], 'ratio': [10, 40]}),
         ('poisson_noise', {'scale': 1, 'photons': [40, 2000]}),
         ('camera_noise', {'shot': [1e-3, 0.02], 'read': [0.01, 0.05]}),
+        ('blur', {'sigma_px': [0.5, 3], 'across_px': [0.5, 1.5]}),
         ('blur', {'sigma_px': [0.5, 3], 'kernel': ['gaussian', 'generalized', 'plateau'], 'radius_px': [3, 10]}),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from basicsr_unirestorer.degradations.map_files import map_files
 from basicsr_unirestorer.degradations.parameter import Parameter
 from basicsr_unirestorer.degradations.window import Window
 from basicsr_unirestorer.errors import OptionError, check_keys
@@ -67,11 +68,14 @@ class DegradationType:
 
         Raises:
             OptionError: Unknown parameters, impossible ranges, parameters without effect, or a folder that is needed.
+            DataError: A folder that does not exist, or holds no masks or depth maps.
         """
         where = where or self.name
         check_keys(ranges, self.parameters, where)
         for name, given in ranges.items():
             self.parameters[name].alternatives(given, f'{where}.{name}')
+            if self.parameters[name].folder and given:
+                map_files(given)
         for name, parameter in self.parameters.items():
             if parameter.needs is None:
                 continue

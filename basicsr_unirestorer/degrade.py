@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RECORDS = 'records.json'
 SHEET = 'contact_sheet.png'
-SHEET_CELLS, SHEET_COLUMNS, SHEET_SIDE = 240, 6, 240  # more cells, or larger ones, one cannot look at any more
+SHEET_CELLS, SHEET_COLUMNS, SHEET_SIDE, SHEET_TEXT = 200, 6, 300, 240  # what one can still look at; sides in pixels
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def run(
                 (folder / job.target).parent.mkdir(parents=True, exist_ok=True)
                 (folder / job.target).write_bytes(cv2.imencode('.png', lq[..., ::-1])[1].tobytes())
                 report.pictures.append(entry(job, record))
-                tiles.append((frame(lq), record.caption, job.target.as_posix()))
+                tiles.append((thumbnail(lq), *two_lines(record.caption)))
         except UniRestorerError as error:
             report.dropped.append(str(error) if str(source) in str(error) else f'{source}: {error}')
         if grid and tiles and sum(map(len, groups)) < SHEET_CELLS:
-            groups.append([(frame(clean), 'clean', source.name), *tiles])
+            groups.append([(thumbnail(clean), 'clean', source.name), *tiles])
     if groups:
         cv2.imwrite(str(folder / SHEET), sheet(groups)[..., ::-1])
 
@@ -133,26 +133,32 @@ def sheet(groups: Sequence[Sequence[tuple]]) -> np.ndarray:
 
     from basicsr_unirestorer.degradations.contact_sheet import lay_out
 
+    h, w = (max(cell[0].shape[axis] for group in groups for cell in group) for axis in (0, 1))
     columns = min(SHEET_COLUMNS, max(map(len, groups)))
-    blank = (frame(np.empty((0, 0, 3), np.uint8)), '', '')
-    cells = [cell for group in groups for cell in (*group, *[blank] * (-len(group) % columns))]
-    text = [[words.encode('ascii', 'replace').decode() for words in cell[1:]] for cell in cells]  # the font has no more
-    return lay_out([(cell[0], *words) for cell, words in zip(cells, text, strict=True)], columns)
+    blank = (np.empty((0, 0, 3), np.uint8), '', '')
+    cells = []
+    for group in groups:
+        for picture, *words in (*group, *[blank] * (-len(group) % columns)):
+            room = np.full((h, max(w, SHEET_TEXT), 3), 255, np.uint8)
+            room[: picture.shape[0], : picture.shape[1]] = picture
+            cells.append((room, *(text.encode('ascii', 'replace').decode() for text in words)))  # all its font has
+    return lay_out(cells, columns)
 
 
-def frame(picture: np.ndarray) -> np.ndarray:
-    """Shrink a picture, RGB uint8, to fit into a square, white where there is nothing; enlarges nothing."""
+def two_lines(caption: str) -> tuple[str, str]:
+    """Split a caption after its second phrase, so that four phrases fit below a picture."""
+    phrases = caption.split(', ')
+    return ', '.join(phrases[:2]), ', '.join(phrases[2:])
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """Shrink a picture, RGB, uint8, to fit into a square of the sheet; a smaller one stays as it is."""
     import cv2
-    import numpy as np
 
-    square = np.full((SHEET_SIDE, SHEET_SIDE, 3), 255, np.uint8)
     h, w = picture.shape[:2]
-    if min(h, w) > 0:
-        ratio = min(1, SHEET_SIDE / max(h, w))
-        size = (max(1, round(w * ratio)), max(1, round(h * ratio)))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        square[: size[1], : size[0]] = small
-    return square
+    ratio = min(1, SHEET_SIDE / max(h, w))
+    size = (max(1, round(w * ratio)), max(1, round(h * ratio)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def entry(job: DegradeJob, record: DegradationRecord) -> dict:

@@ -98,6 +98,9 @@ class DegradationRecipe:
         """
         if isinstance(options, Mapping):
             check_keys(options, RECIPE_KEYS, source)
+        if isinstance(options, Mapping) and isinstance(options.get('count'), Mapping):  # JSON has words as keys
+            count = {int(size) if str(size).isdigit() else size: share for size, share in options['count'].items()}
+            options = {**options, 'count': count}
         quantize = _read_quantize(options, source)
         if isinstance(options, Mapping) and options.get('chain') is not None:
             name, chain = str(options.get('name', Path(source).stem)), _read_chain(options, source)

@@ -88,6 +88,9 @@ def add_options(parser: argparse.ArgumentParser, overlap: str = 'warn') -> None:
     parser.add_argument(
         '--degraded-half', choices=('auto', 'left', 'right'), default='auto', help='where two pictures share a file'
     )
+    parser.add_argument(
+        '--measure-strength', action='store_true', help='words such as small rain where names tell none, in thirds'
+    )
     parser.add_argument('--compress-level', type=int, default=1, choices=range(10), metavar='0-9')
     parser.add_argument('--workers', type=int, help='processes (default: one a core)')
     parser.add_argument('--skip-bad', action='store_true', help='leave out what is wrong instead of stopping')

@@ -30,6 +30,7 @@ class Part:
             is nothing degraded, or where both lie in one file.
         rules: Name rules to try; the one that pairs most files counts.
         prefix: What keys begin with, from groups of the folder; needed where names repeat among folders.
+        fallback: Counts only where no other part fits anything.
     """
 
     layout: str
@@ -38,6 +39,7 @@ class Part:
     clean: tuple[str, ...] = ()
     rules: tuple[str, ...] = ('same',)
     prefix: str = ''
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def detect(family: Family, folders: Sequence[Folder], subset: str | None = None)
     candidates: dict[str, dict[str, list[Found]]] = {}
     halfway: list[str] = []
     by_name = {folder.name.casefold(): folder for folder in folders}
-    for part in family.parts:
+    for part in sorted(family.parts, key=lambda part: part.fallback):
+        if part.fallback and candidates:
+            break
         for folder in folders:
             found = _fit(part, folder, by_name, subset, halfway)
             if found is not None:

@@ -31,6 +31,7 @@ class PrepareOptions:
         subset: Prepare only ``'train'`` or ``'test'``; also says what folders are for that do not tell.
         overlap: See ``overlap.remove_overlap``.
         degraded_half: See ``samples.collect``.
+        measure_strength: Give pairs whose names tell no strength a measured one, see ``strength.label_strengths``.
         skip_bad: Leave out what is wrong with the download instead of stopping.
         workers: Processes; None takes every core there is.
     """
@@ -43,6 +44,7 @@ class PrepareOptions:
     subset: str | None = None
     overlap: str | None = None
     degraded_half: str = 'auto'
+    measure_strength: bool = False
     skip_bad: bool = False
     workers: int | None = None
 
@@ -216,6 +218,7 @@ def _manifest(
         'min_side': options.min_side,
         'overlap': options.overlap or family.overlap,
         'labels': label_counts(pairs),
+        'strength_edges': collected.strength_edges,
         'dropped': [{'file': name, 'reason': reason, 'bad': bad} for name, reason, bad in left_out],
         'notes': [*family.notes, *(sentence for owner, sentence in collected.notes if owner == unit.name)],
         'keys_sha1': sha1_of_lines(sorted({f'{s.subset} {s.lq_key} {s.gt_key}' for s in samples})),

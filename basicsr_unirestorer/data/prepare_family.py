@@ -14,6 +14,7 @@ from basicsr_unirestorer.data.parallel import available_cores
 from basicsr_unirestorer.data.plan import PrepareOptions, Unit, plan
 from basicsr_unirestorer.data.precheck import check, look_at_all
 from basicsr_unirestorer.data.samples import Collected, LeftOut, collect, unit_of
+from basicsr_unirestorer.data.strength import label_strengths
 from basicsr_unirestorer.data.write_unit import write_unit
 from basicsr_unirestorer.errors import DataError
 
@@ -87,6 +88,8 @@ def prepare_found(
     _compare_counts(family, collected)
     remove_overlap(family, collected, facts, options.overlap)
     _compare_kept(family, collected)
+    if options.measure_strength:
+        collected.strength_edges = label_strengths(collected, facts, options.workers or available_cores())
     units = [unit for unit in plan(family, founds, collected, facts, options) if options.subset in (None, unit.name)]
     left_out = [entry for entry in collected.left_out if options.subset in (None, entry.unit)]
     notes = [*family.notes, *(sentence for unit, sentence in collected.notes if options.subset in (None, unit))]

@@ -96,6 +96,7 @@ class Collected:
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    strength_edges: dict[str, list[float]] = field(default_factory=dict)
 
     def drop(self, sample: Sample, reason: str, bad: bool = True) -> None:
         """Leave a sample out; the caller takes it off ``samples``."""

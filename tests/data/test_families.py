@@ -124,6 +124,12 @@ def test_clean_test_sets_become_one_folder(name, files, tmp_path):
     assert not made.bad
 
 
+def test_the_validation_half_of_div2k_never_becomes_training_data(tmp_path):
+    mini.one_folder(tmp_path, 'DIV2K_valid_HR/0801.png', 'DIV2K_valid_HR/0802.png')
+    made = prepare_family(FAMILIES['div2k'], [tmp_path / 'DIV2K_valid_HR'], tmp_path / 'out', ALONE)
+    assert list(made.hashes) == ['test']
+
+
 def labels(folder: Path) -> dict[str, str]:
     return {pair.lq: ' '.join(pair.line.split()[2:]) for pair in read_pairs(folder / 'pairs.txt')}
 

@@ -200,6 +200,9 @@ def write(source: Path, target: Path, recipe: DegradationRecipe, args: argparse.
     """Degrade into a folder beside the target and rename it when complete. Raises DataError where nothing is left."""
     report = DegradeReport()
     jobs = plan(source, args.variants, report)
+    twin = next((job.source for job in jobs if args.grid and job.target == Path(SHEET)), None)
+    if twin:
+        raise DataError(f'{twin} has the name of the sheet that --grid writes; rename it, or leave out --grid.')
     if args.dry_run:
         from basicsr_unirestorer.degradations import sample_rng
 

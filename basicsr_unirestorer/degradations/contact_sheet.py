@@ -32,7 +32,7 @@ OPERATOR_ROWS = (
     ('haze', {'depth': 'ramp'}, 'beta', (0.6, 1.2, 2.4)),
     ('haze', {'depth': 'prior'}, 'beta', (0.6, 1.2, 2.4)),
     ('haze', {'depth': 'fractal'}, 'beta', (0.6, 1.2, 2.4)),
-    ('raindrop', {}, 'cover', (0.02, 0.05, 0.13)),
+    ('raindrop', {'radius_px': 10}, 'cover', (0.02, 0.05, 0.13)),
     ('defocus_blur', {}, 'radius_px', (2, 4, 8)),
     ('motion_blur', {'path': 'line', 'angle_deg': 20}, 'length_px', (7, 15, 31)),
     ('motion_blur', {'path': 'gaussian', 'angle_deg': 20}, 'length_px', (7, 15, 31)),
@@ -74,8 +74,9 @@ def operator_sheet(image: np.ndarray, seed: int = 0, columns: int = 6) -> np.nda
             params = kind.draw({**fixed, measure: value}, sample_rng(seed, name))  # one draw for all three strengths
             strength = kind.strength(params)
             step = Operation(name, params, strength, kind.word(strength))
-            kept = [part if isinstance(part, str) else f'{key} {part}' for key, part in fixed.items()]
-            detail = ', '.join((' '.join((name, *kept[:1])), *kept[1:], f'{measure} {value}'))
+            words = [part for part in fixed.values() if isinstance(part, str)]
+            numbers = [f'{key} {part}' for key, part in fixed.items() if not isinstance(part, str)]
+            detail = ', '.join((' '.join((name, *words)), f'{measure} {value}', *numbers))  # a narrow cell cuts the end
             cells.append(_cell(image, DegradationRecord((step,)), sample_rng(seed, name, 'realise'), detail))
     return lay_out(cells, columns)
 

@@ -13,14 +13,15 @@ from basicsr_unirestorer.degradations.window import Window
 
 SMALLEST_DROP = 0.35  # of the largest
 DEEPEST_LOOK = 2.0  # drop radii between a pixel of a drop and what it shows
-RIM_LIGHT = 0.12
+RIM_LIGHT = 0.3  # that the rim of a large drop gains below and loses above
 
 
 def add_raindrops(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:
     """Put drops on the lens: I = (1 - M) J + M R (Qian 2018).
 
-    A drop is a small fish-eye out of focus: R shows what is around it, upside down, shrunk and blurred, with a bright
-    rim below. The drops sit on the lens, so they are a function of the parameters and of the place in the picture.
+    A drop is a small fish-eye out of focus: R shows what is around it, upside down, shrunk and blurred, with a dark rim
+    above and a bright one below. The drops sit on the lens, so they are a function of the parameters and of the place
+    in the picture.
 
     Args:
         image: RGB, (h, w, 3), float32, [0, 1].
@@ -40,8 +41,8 @@ def add_raindrops(image: np.ndarray, params: dict, rng: np.random.Generator, win
     x, y = np.arange(w, dtype=np.float32)[None, :], np.arange(h, dtype=np.float32)[:, None]
     seen = cv2.remap(image, x + shift[0], y + shift[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     seen = cv2.GaussianBlur(seen, (0, 0), params['blur_px'], borderType=cv2.BORDER_REFLECT_101)
-    rim = np.clip(-shift[1] / (DEEPEST_LOOK * params['radius_px']), 0, 1) ** 2
-    seen = seen + np.float32(RIM_LIGHT) * rim[..., None]
+    upwards = -shift[1] / (DEEPEST_LOOK * params['radius_px'])  # -1 to 1: what the lower part of a drop shows is sky
+    seen = seen + np.float32(RIM_LIGHT) * (upwards * np.abs(upwards))[..., None]
     mask = mask[..., None]
     return image * (1 - mask) + seen * mask
 

@@ -44,7 +44,7 @@ def mask_from_folder(folder: str, number: int, window: Window) -> np.ndarray:
         DataError: No folder, no mask in it, or a damaged one.
     """
     files = list(map_files(folder).values())
-    return _cut(files[number % len(files)], window)
+    return _stretch(read_map(files[number % len(files)]), window)
 
 
 def depth_from_folder(folder: str, inverse: bool, box_px: int, window: Window) -> np.ndarray:
@@ -75,8 +75,7 @@ def depth_from_folder(folder: str, inverse: bool, box_px: int, window: Window) -
             f"The folder '{folder}' holds no depth map of the picture '{window.key}'; expected {window.key}.png, "
             f'.npy or .mat.{did_you_mean(window.key, files)}'
         )
-    depth = _smooth(path, box_px) if box_px else None
-    depth = _cut(path, window) if depth is None else _stretch(depth, window)
+    depth = _stretch(_smooth(path, box_px) if box_px else read_map(path), window)
     return 1 - depth if inverse else depth
 
 
@@ -85,29 +84,32 @@ def _smooth(path: str, box_px: int) -> np.ndarray:
     return cv2.blur(_scaled(read_map(path)), (box_px, box_px), borderType=cv2.BORDER_REFLECT_101)
 
 
-def _cut(path: str, window: Window) -> np.ndarray:
-    return _scaled(_stretch(read_map(path), window))
-
-
 def _scaled(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) / 255 if values.dtype == np.uint8 else values
 
 
 def _stretch(values: np.ndarray, window: Window) -> np.ndarray:
-    """Stretch a map over the whole picture of a window and cut the window out; bilinear, or averaging to shrink."""
+    """Stretch a map over the whole picture of a window and cut the window out; bilinear, or averaging to shrink.
+
+    OpenCV's warps round places to 1/32 pixel, which would tell crops apart; hence the two lines of interpolation.
+    """
     h, w = values.shape
     if h > window.full_height or w > window.full_width:
         values = cv2.resize(values, (window.full_width, window.full_height), interpolation=cv2.INTER_AREA)
         h, w = values.shape
-    x, y = w / window.full_width, h / window.full_height
-    matrix = np.array([[x, 0, (window.left + 0.5) * x - 0.5], [0, y, (window.top + 0.5) * y - 0.5]])
-    return cv2.warpAffine(
-        values,
-        matrix,
-        (window.width, window.height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    row, down = _neighbours(window.top, window.height, window.full_height, h)
+    column, right = _neighbours(window.left, window.width, window.full_width, w)
+    values = _scaled(values[row[0] : row[-1] + 2])
+    after = np.minimum(row + 1, h - 1) - row[0]
+    lines = values[row - row[0]] * (1 - down[:, None]) + values[after] * down[:, None]
+    return lines[:, column] * (1 - right) + lines[:, np.minimum(column + 1, w - 1)] * right
+
+
+def _neighbours(start: int, size: int, full: int, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each pixel the map's point before it and the way to the next, each (size,); the rim goes on outwards."""
+    places = np.clip((start + np.arange(size) + 0.5) * (points / full) - 0.5, 0, points - 1)
+    before = places.astype(int)
+    return before, (places - before).astype(np.float32)
 
 
 @lru_cache(maxsize=32)

@@ -17,6 +17,7 @@ SUBSETS = ('train', 'test')
 SIZE_WORDS = {'S': 'small', 'M': 'medium', 'L': 'large'}
 RAIN_WORDS = {'light': 'small', 'medium': 'medium', 'heavy': 'large'}
 CDD11_TYPES = {'low': 'low_light', 'rain': 'rain', 'snow': 'snow', 'haze': 'haze'}  # in CDD-11's order of application
+CDD11_WORDS = {'low_light': 'dark'}  # its gamma is between 2 and 3 throughout; the others vary and are not recorded
 CDD11_FOLDERS = (
     'low',
     'haze',
@@ -62,7 +63,7 @@ def _did_label(groups: Mapping[str, str]) -> Label:
 def _cdd11_label(groups: Mapping[str, str]) -> Label:
     named = groups['kind'].lower().split('_')
     types = tuple(kind for word, kind in CDD11_TYPES.items() if word in named)
-    return types, (None,) * len(types)
+    return types, tuple(CDD11_WORDS.get(kind) for kind in types)
 
 
 def _mio_label(groups: Mapping[str, str]) -> Label:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from basicsr_unirestorer.degradations.record import SEPARATOR
+from basicsr_unirestorer.degradations.record import SEPARATOR, phrase_of
 from basicsr_unirestorer.degradations.registry import DEGRADATION_TYPES
 from basicsr_unirestorer.errors import DataError, did_you_mean
 
@@ -39,9 +39,12 @@ class Pair:
         """Caption as of a drawn record, e.g. ``'small rain, thick haze'``; None where a type or a word is unknown."""
         if not self.types or None in self.words:
             return None
-        return SEPARATOR.join(
-            DEGRADATION_TYPES[kind].phrase.format(word=word) for kind, word in zip(self.types, self.words, strict=True)
-        )
+        return self.plain_caption
+
+    @property
+    def plain_caption(self) -> str | None:
+        """Caption without the words that nobody knows, e.g. ``'small rain, haze'``; None where no type is known."""
+        return SEPARATOR.join(map(phrase_of, self.types, self.words)) or None
 
     @property
     def line(self) -> str:

@@ -158,7 +158,6 @@ class PairedSource(Source):
         self.pairs = self._read_pairs()[: options.get('max_pictures')]
         self._check_partners()
         self._check_sizes()
-        self._check_captions()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -173,7 +172,8 @@ class PairedSource(Source):
         return None
 
     def caption(self, number: int) -> str:
-        return self.pairs[number].caption or self._caption or CLEAN
+        pair = self.pairs[number]
+        return pair.caption or self._caption or pair.plain_caption or CLEAN
 
     def paths(self, number: int) -> tuple[str, str]:
         return self.pairs[number].lq, self.pairs[number].gt
@@ -233,15 +233,6 @@ class PairedSource(Source):
             f"'{pair.lq}' is {lq[1]}x{lq[0]} in {self.lq.root} but {partner}{gt[1]}x{gt[0]} in {self.gt.root}; pairs "
             'need equal sizes, so prepare them again with a script of datasets_prep/.'
         )
-
-    def _check_captions(self) -> None:
-        wordless = [pair for pair in self.pairs if pair.types and pair.caption is None]
-        if wordless and not self._caption:
-            raise DataError(
-                f'{self.options["pairs"]} gives {len(wordless)} of {len(self.pairs)} pairs a degradation but no '
-                f"strength word (first: '{wordless[0].line}'); write the words, or give the source a caption such as "
-                "'large rain'."
-            )
 
 
 def degraded_crop(

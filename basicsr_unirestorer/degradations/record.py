@@ -172,10 +172,16 @@ def _check_operation(operation: Operation) -> None:
         raise DataError(f"A record calls '{operation.type}' '{operation.word}', expected {', '.join(kind.words)}.")
 
 
+def phrase_of(label: str, word: str | None) -> str:
+    """Words of a caption: ``'thick haze'``, or plain ``'haze'`` and ``'low light'`` where the strength is unknown."""
+    return DEGRADATION_TYPES[label].phrase.format(word=word or '').strip() or label.replace('_', ' ')
+
+
 @cache
 def _phrases() -> dict[str, tuple[str, str]]:
     """Every phrase there is and its (word, label)."""
-    return {
+    plain = {phrase_of(kind.name, None): ('', kind.name) for kind in DEGRADATION_TYPES.values() if not kind.label}
+    return plain | {
         kind.phrase.format(word=word): (word, kind.label or kind.name)
         for kind in DEGRADATION_TYPES.values()
         for word in kind.words
@@ -189,7 +195,8 @@ def parse_caption(caption: str) -> list[tuple[str, str]]:
     A description of the picture before a colon (``'a red house: large noise'``) is ignored.
 
     Returns:
-        (word, label) of each phrase, in order; empty for ``'clean'``.
+        (word, label) of each phrase, in order; the word is empty where the phrase tells no strength, as those of real
+        pairs may. Empty for ``'clean'``.
 
     Raises:
         DataError: A phrase that no caption contains.

@@ -156,7 +156,7 @@ def test_labels_follow_from_file_and_folder_names(tmp_path):
     assert set(labels(out / 'snow100k/test/L').values()) == {'snow large'}
     assert set(labels(out / 'snow100k/train').values()) == {'snow -'}
     mixed = labels(out / 'cdd11/train')
-    assert mixed['low_haze_rain-00001'] == 'low_light+rain+haze -'
+    assert mixed['low_haze_rain-00001'] == 'low_light+rain+haze dark+-+-'
     assert mixed['snow-00002'] == 'snow -'
     assert set(labels(out / 'cdd11/test/haze_snow').values()) == {'snow+haze -'}
     assert labels(out / 'did/train')['Heavy-0'] == 'rain large'

@@ -32,6 +32,12 @@ def test_pairs_come_back_as_written_and_in_order(tmp_path):
 
 def test_a_caption_needs_every_word_and_is_one_the_records_use():
     assert [pair.caption for pair in PAIRS] == ['normal haze', 'thick haze', None, None, None]
+    assert [pair.plain_caption for pair in PAIRS[1:]] == [
+        'thick haze',
+        'very dark, rain',
+        'low light, rain, haze',
+        None,
+    ]
     both = Pair('a', 'a', ('low_light', 'rain'), ('dark', 'small'))
     assert parse_caption(both.caption) == [('dark', 'low_light'), ('small', 'rain')]
 

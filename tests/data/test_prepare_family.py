@@ -86,6 +86,24 @@ def test_pairs_arrive_pixel_by_pixel_and_basicsr_reads_them(rain, registered):
     assert len(test) == 3
 
 
+def test_training_reads_what_was_prepared(tmp_path, registered):
+    from basicsr.data import build_dataset
+
+    mini.reside_outdoor(tmp_path / 'reside')
+    mini.cdd11(tmp_path / 'cdd')
+    sources = []
+    for name, family in (('reside', 'reside_outdoor'), ('cdd', 'cdd11')):
+        prepare_family(FAMILIES[family], [tmp_path / name], tmp_path / 'out' / name, replace(ALONE, subset='train'))
+        folder = tmp_path / 'out' / name / 'train'
+        roots = {f'dataroot_{side}': str(folder / f'{side}.lmdb') for side in ('lq', 'gt')}
+        sources.append({'name': name, **roots, 'pairs': str(folder / 'pairs.txt')})
+    common = {'type': 'MixedDegradationLMDBDataset', 'name': 'x', 'phase': 'train', 'scale': 1, 'gt_size': 16}
+    dataset = build_dataset({**common, 'sources': sources})
+    captions = {dataset[number]['sample_id']: dataset[number]['caption'] for number in range(len(dataset))}
+    assert len(captions) == 3 + 22
+    assert 'thick haze' in captions.values() and 'dark, rain, haze' in captions.values()
+
+
 def test_shared_clean_pictures_are_written_once_or_for_basicsr_repeated(tmp_path, registered):
     from basicsr.data import build_dataset
 

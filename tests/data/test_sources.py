@@ -326,7 +326,6 @@ def broken_pairs(folder, tmp_path, lines: str) -> MixedDegradationLMDBDataset:
     [
         ('scene0_0 scene9 haze thick\n', r"gt.lmdb lacks 1 of 1 .*pairs.txt \(first: 'scene9'\); .* other LMDBs"),
         ('scene9_0 scene0 haze thick\n', r"lq.lmdb lacks 1 of 1 .*pairs.txt \(first: 'scene9_0'\)"),
-        ('scene0_0 scene0 haze -\n', 'gives 1 of 1 pairs a degradation but no strength word .* give the source a capt'),
         ('scene0_0 scene0 hazy thick\n', "unknown degradation 'hazy'. Did you mean 'haze'"),
         ('scene0_0 scene0\n', 'expected .lq_key gt_key task word'),
     ],
@@ -334,6 +333,18 @@ def broken_pairs(folder, tmp_path, lines: str) -> MixedDegradationLMDBDataset:
 def test_wrong_pairs_are_refused(folder, tmp_path, lines, message):
     with pytest.raises(DataError, match=message):
         broken_pairs(folder, tmp_path, lines)
+
+
+def test_pairs_of_unknown_strength_have_the_caption_of_their_source_or_a_plain_one(folder, tmp_path):
+    lines = 'scene0_0 scene0 low_light+haze -\nscene0_1 scene0 haze thick\n'
+    captions = ['low light, haze', 'thick haze']
+    (tmp_path / 'pairs.txt').write_text(lines)
+    source = pairs(folder, 'haze', pairs=str(tmp_path / 'pairs.txt'), caption=None)
+    dataset = MixedDegradationLMDBDataset(flat(source))
+    assert [dataset.caption(number) for number in range(2)] == captions
+    assert dataset[0]['labels'] == 'low_light,haze'
+    named = MixedDegradationLMDBDataset(flat({**source, 'caption': 'dark, normal haze'}))
+    assert [named.caption(number) for number in range(2)] == ['dark, normal haze', 'thick haze']
 
 
 def test_a_forgotten_pairs_file_is_pointed_at(folder):

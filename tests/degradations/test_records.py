@@ -161,6 +161,7 @@ def test_captions_read_as_documented():
     assert make_record(('jpeg', {'quality_pct': 10})).caption == 'heavy jpeg artifacts'
     assert DegradationRecord().caption == 'clean'
     assert parse_caption('clean') == []
+    assert parse_caption('rain, low light') == [('', 'rain'), ('', 'low_light')]
     assert parse_caption('a red house: by the sea: large noise') == [('large', 'noise')]
 
 

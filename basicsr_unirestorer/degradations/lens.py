@@ -70,7 +70,10 @@ def _render(
     """Opacity (h, w) of the drops and, for each pixel, how far away what it shows is: (x, y), each (h, w)."""
     mask = np.zeros((window.height, window.width), np.float32)
     shift = np.zeros_like(mask), np.zeros_like(mask)
-    for x, y, radius, *outline in _drops(cover, radius_px, map_seed, window.full_height, window.full_width):
+    drops = _drops(cover, radius_px, map_seed, window.full_height, window.full_width)
+    centre, edge = drops[:, :2] - (window.left, window.top), 1.3 * radius_px + 3
+    near = ((centre > -edge) & (centre < (window.width + edge, window.height + edge))).all(axis=1)
+    for x, y, radius, *outline in drops[near]:
         x, y, reach = x - window.left - 0.5, y - window.top - 0.5, math.ceil(1.3 * radius) + 2
         top, left = max(0, int(y) - reach), max(0, int(x) - reach)
         part = np.s_[top : max(0, int(y) + reach + 1), left : max(0, int(x) + reach + 1)]

@@ -6,10 +6,12 @@ Counts and layouts come from the data sets' pages, their authors' code and the p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from basicsr_unirestorer.data.clean_families import CLEAN_FAMILIES
 from basicsr_unirestorer.data.layouts import ASK, SPLIT, Family, Label, Part
+from basicsr_unirestorer.data.pairing import NAME_RULES
 
 PACKED = 'input/target packing'
 HAZE_EDGE_BETA = 0.1  # of RESIDE's seven scattering coefficients four are normal haze, and three (0.12 to 0.2) thick
@@ -47,9 +49,10 @@ def _always(kind: str) -> Callable[[Mapping[str, str]], Label]:
 
 
 def _haze_label(groups: Mapping[str, str]) -> Label:
-    if 'beta' not in groups:
+    told = re.fullmatch(NAME_RULES['reside'].lq, groups['file'])  # re-packings under other rules keep the name
+    if told is None or told['beta'] is None:
         return ('haze',), (None,)
-    return ('haze',), ('normal' if float(groups['beta']) <= HAZE_EDGE_BETA else 'thick',)
+    return ('haze',), ('normal' if float(told['beta']) <= HAZE_EDGE_BETA else 'thick',)
 
 
 def _snow_label(groups: Mapping[str, str]) -> Label:

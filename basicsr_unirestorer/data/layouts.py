@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Family:
         expected_clean: Different clean pictures of a subset, where many pairs share one.
         kept: Pairs of a subset after the overlap with the test set is removed, where that is known.
         split: ``'train'`` or ``'test'`` from the named groups of folder and rule, for parts that say ``SPLIT``.
-        label: Degradation types and words from the named groups of folder and rule.
+        label: Degradation types and words from the named groups of folder and rule, and ``file``, the name itself.
         overlap: ``'drop'`` where training pictures that are also in the test set must go, ``'warn'`` elsewhere.
         same_ids: Whether the clean names of train and test number the same photographs.
         notes: What else a user should know, printed and written into the manifest.
@@ -105,8 +106,12 @@ class Found:
     halves: bool = False
 
 
-def scan(roots: Iterable[str | Path]) -> list[Folder]:
+def scan(roots: Iterable[str | Path], output: str | Path | None = None) -> list[Folder]:
     """List every folder with pictures below the given ones, in a fixed order; hidden ones are passed over.
+
+    Args:
+        roots: The given folders.
+        output: Passed over where it lies within one of them: what is prepared there is no download.
 
     Raises:
         DataError: One of them is no folder, none holds a picture, or two have the same name.
@@ -116,20 +121,29 @@ def scan(roots: Iterable[str | Path]) -> list[Folder]:
     for root in roots:
         if not root.is_dir():
             raise DataError(f'{root} is no folder; unpack the download and give the folder it became.')
-        top = root.resolve().name
-        for place, below, files in os.walk(root, followlinks=True):
-            below[:] = sorted(name for name in below if not name.startswith(('.', '__MACOSX')))
-            pictures = sorted(n for n in files if n.lower().endswith(SUFFIXES) and not n.startswith('.'))
-            if pictures:
-                relative = Path(place).relative_to(root).as_posix()
-                found.append(Folder(Path(place), top if relative == '.' else f'{top}/{relative}', tuple(pictures)))
-    names = [folder.name for folder in found]
-    for name in names:
-        if names.count(name) > 1:
+        found += _folders(root, set() if output is None else {os.path.realpath(output)})
+    for name, count in Counter(folder.name for folder in found).items():
+        if count > 1:
             raise DataError(f"Two of the given folders are called '{name}'; give the folder above them instead.")
     if not found:
         raise DataError(f'{", ".join(map(str, roots))} holds no pictures; unpack the download and give that folder.')
     return found
+
+
+def _folders(root: Path, seen: set[str]) -> Iterator[Folder]:
+    """Walk through links, too, but into no folder twice: links may lead in circles."""
+    top = root.resolve().name
+    for place, below, files in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(place))
+        below[:] = sorted(
+            name
+            for name in below
+            if not name.startswith(('.', '__MACOSX')) and os.path.realpath(os.path.join(place, name)) not in seen
+        )
+        pictures = sorted(name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith('.'))
+        if pictures:
+            relative = Path(place).relative_to(root).as_posix()
+            yield Folder(Path(place), top if relative == '.' else f'{top}/{relative}', tuple(pictures))
 
 
 def detect(family: Family, folders: Sequence[Folder], subset: str | None = None) -> list[Found]:

@@ -66,7 +66,7 @@ def prepare_family(
             ``output``; nothing is left to prepare.
     """
     options = options or PrepareOptions()
-    return prepare_found(family, detect(family, scan(inputs), options.subset), output, options, dry_run, tell)
+    return prepare_found(family, detect(family, scan(inputs, output), options.subset), output, options, dry_run, tell)
 
 
 def prepare_found(

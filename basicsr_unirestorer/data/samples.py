@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from basicsr_unirestorer.data.layouts import SPLIT, Family, Found
+from basicsr_unirestorer.data.pairing import stem
 from basicsr_unirestorer.data.write_jobs import safe_key
 from basicsr_unirestorer.errors import DataError
 from basicsr_unirestorer.image_files import read_picture
@@ -115,7 +116,7 @@ def collect(family: Family, founds: Sequence[Found], degraded_half: str = 'auto'
     for found in founds:
         half = _degraded_half(found, degraded_half, made.notes) if found.halves else None
         for lq_file, gt_file, groups in found.names.pairs:
-            groups = {**found.groups, **groups}
+            groups = {'file': stem(lq_file), **found.groups, **groups}
             subset = family.split(groups) if found.subset == SPLIT else found.subset
             types, words = family.label(groups)
             gt = Source(found.gt.path / gt_file, f'{found.gt.name}/{gt_file}', OTHER_HALF.get(half))

@@ -99,9 +99,10 @@ def reside_outdoor(root: Path, clean: str = 'clear', packed: bool = False) -> No
         ((25, ('0.8_0.04', '1_0.2')), (30, ('0.8_0.1', '0.85_0.12')), (35, ('1_0.06',)), (40, ('0.95_0.08', '1_0.16'))),
         start=1,
     ):
-        put(root / f'OTS/{clean}/{seed:04d}.jpg', picture(seed))
+        ots = 'Dehaze/synthetic' if packed else 'OTS'
+        put(root / ots.split('/')[0] / f'{clean}/{seed:04d}.jpg', picture(seed))
         for strength in strengths:
-            put(root / f'OTS/part{part}/{seed:04d}_{strength}.jpg', degraded(seed))
+            put(root / f'{ots}/part{part}/{seed:04d}_{strength}.jpg', degraded(seed))
     lq, gt = ('test/dehaze/input', 'test/dehaze/target') if packed else ('SOTS/outdoor/hazy', 'SOTS/outdoor/gt')
     for number, seed in ((1, 40), (25, 90), (77, 91)):
         put(root / f'{gt}/{number:04d}.png', picture(seed))
@@ -122,7 +123,8 @@ def reside_indoor(root: Path) -> None:
 
 def reside_dehazeformer(root: Path) -> None:
     for subset, seeds in (('train', range(1, 4)), ('test', range(11, 14))):
-        pairs(root, f'RESIDE-OUT/{subset}/hazy/{{}}.png', f'RESIDE-OUT/{subset}/GT/{{}}.png', seeds)
+        place, names = f'RESIDE-OUT/{subset}', '{:04d}_0.8_0.2.png'
+        pairs(root, f'{place}/hazy/{names}', f'{place}/GT/{names}', seeds)
 
 
 def snow100k(root: Path, lq: str = 'synthetic') -> None:

@@ -146,6 +146,9 @@ def test_labels_follow_from_file_and_folder_names(tmp_path):
         build(tmp_path / name)
         prepare_family(FAMILIES[name], [tmp_path / name], tmp_path / 'out' / name, ALONE)
     out = tmp_path / 'out'
+    mini.reside_dehazeformer(tmp_path / 'packed')
+    prepare_family(FAMILIES['reside_outdoor'], [tmp_path / 'packed'], out / 'packed', ALONE)
+    assert set(labels(out / 'packed/train').values()) == {'haze thick'}
     haze = labels(out / 'reside_outdoor/train')
     assert haze == {
         '0030_0p85_0p12': 'haze thick',

@@ -282,6 +282,14 @@ def test_wrong_folders_are_told_with_the_layouts_that_are_known(tmp_path):
     assert list(made.hashes) == ['test']
 
 
+def test_output_and_links_within_the_download_change_nothing(rain):
+    apart = prepare_family(FAMILIES['rain100l'], [rain], rain.parent / 'apart', ALONE)
+    (rain / 'around').symlink_to(rain, target_is_directory=True)
+    for _ in range(2):
+        within = prepare_family(FAMILIES['rain100l'], [rain], rain / 'out' / 'RainTrainL', ALONE)
+        assert within.hashes == apart.hashes
+
+
 # ------------------------------------------------------------------------------------------ overlap
 
 

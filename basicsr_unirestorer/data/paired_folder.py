@@ -25,7 +25,7 @@ def find_pairs(lq: str | Path, gt: str | Path, rule: NameRule, named: str, subse
         subset: ``'train'`` or ``'test'``.
 
     Raises:
-        DataError: A folder is missing or empty, or the rule pairs nothing.
+        DataError: A folder is missing or empty, or the rule pairs nothing, or pictures with themselves.
     """
     degraded = _folder(lq)
     clean = degraded if rule.halves or Path(lq).resolve() == Path(gt).resolve() else _folder(gt)
@@ -35,6 +35,11 @@ def find_pairs(lq: str | Path, gt: str | Path, rule: NameRule, named: str, subse
         raise DataError(
             f"No two pictures of {lq} and {gt} are partners: rule '{named}' {wanted}, and there are names such as "
             f'{degraded.files[0]} and {clean.files[0]}; choose another --rule ({", ".join(NAME_RULES)}, or a regex).'
+        )
+    if not rule.halves and any(lq_file == gt_file for lq_file, gt_file, _ in names.pairs if degraded is clean):
+        raise DataError(
+            f"Rule '{named}' makes every picture of {lq} its own partner; give the clean pictures' folder, or a --rule "
+            'that tells the two kinds apart by name.'
         )
     part = Part('two folders', subset, '', () if rule.halves else ('gt',))
     return Found(part, subset, '', {}, degraded, clean, named, names, rule.halves)

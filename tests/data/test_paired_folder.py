@@ -51,6 +51,8 @@ def test_what_does_not_pair_is_told(tmp_path, capsys):
         prepare_pairs(tmp_path / 'lq', tmp_path / 'gt', tmp_path / 'out', 'ddn', options=one)
     with pytest.raises(DataError, match='is no folder'):
         prepare_pairs(tmp_path / 'none', tmp_path / 'gt', tmp_path / 'out', options=one)
+    with pytest.raises(DataError, match='makes every picture of .* its own partner'):
+        prepare_pairs(tmp_path / 'lq', tmp_path / 'lq', tmp_path / 'out', options=one)
     places = [str(tmp_path / name) for name in ('lq', 'gt', 'out')]
     assert main([*places, '--rule', 'raindrop', '--task', 'fog']) == 1
     assert "--task and --word names the unknown degradation 'fog'" in capsys.readouterr().err

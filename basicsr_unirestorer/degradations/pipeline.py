@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from basicsr_unirestorer.degradations.record import DegradationRecord
+from basicsr_unirestorer.degradations.record import QUANTIZE, DegradationRecord
 from basicsr_unirestorer.degradations.registry import DEGRADATION_TYPES
 from basicsr_unirestorer.degradations.window import Window
-from basicsr_unirestorer.errors import DataError
+from basicsr_unirestorer.errors import DataError, OptionError
 
 SMALLEST_SIDE = 8
 
@@ -39,6 +39,7 @@ def degrade(
 
     Raises:
         DataError: The image is not as described, or the window has another size.
+        OptionError: ``quantize`` is none of these.
     """
     _check_image(image)
     h, w = image.shape[:2]
@@ -49,6 +50,8 @@ def degrade(
             'the crop it describes.'
         )
     quantize = {None: record.quantize, True: 'end', False: 'off'}.get(quantize, quantize)
+    if quantize not in QUANTIZE:
+        raise OptionError(f"quantize is '{quantize}', expected one of {', '.join(QUANTIZE)}.")
     result, last = np.array(image, order='C'), len(record.steps) - 1  # a copy: callers may pass a view
     for place, operation in enumerate(record.steps):
         kind = DEGRADATION_TYPES[operation.type]

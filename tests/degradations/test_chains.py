@@ -169,6 +169,11 @@ def test_quantize_each_end_and_off():
     assert results['off'].min() < -0.1 and results['off'].max() > 1.1  # noise comes last there, and is not clipped
 
 
+def test_an_unknown_quantize_is_named():
+    with pytest.raises(OptionError, match="quantize is 'ends', expected one of end, each, off"):
+        degrade(scene(), DegradationRecord(), sample_rng(0), quantize='ends')
+
+
 def test_a_bare_off_in_yml_means_off():
     options = yaml.safe_load('{quantize: off, chain: [{type: noise}]}')
     assert DegradationRecipe.load(options).draw(sample_rng(0)).quantize == 'off'

@@ -123,6 +123,18 @@ def test_a_picture_called_like_the_sheet_is_not_overwritten(photos, tmp_path, ca
     assert run(photos, tmp_path / 'out') == 0
 
 
+def test_depth_maps_are_found_in_a_folder_like_that_of_the_pictures(photos, tmp_path, capsys):
+    for name in ('a', 'street/b.1'):
+        (tmp_path / 'depth' / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / 'depth' / f'{name}.png'), np.full((10, 14), 255, np.uint8))
+    haze = {'depth': 'file', 'depth_dir': str(tmp_path / 'depth'), 'beta': 10, 'airlight': 0.5}
+    (tmp_path / 'fog.yml').write_text(json.dumps({'degradations': {'haze': haze}}))
+    assert run(photos, tmp_path / 'out', '-r', tmp_path / 'fog.yml') == 1
+    assert "holds no depth map of the picture 'c'" in capsys.readouterr().err
+    assert set(contents(tmp_path / 'out')) == {'a.png', 'street/b.1.png', 'records.json'}
+    assert np.abs(read_picture(tmp_path / 'out' / 'street' / 'b.1.png').astype(int) - 128).max() <= 1
+
+
 def test_nothing_is_left_where_nothing_could_be_degraded(tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'in' / 'a.png').write_text('no picture')

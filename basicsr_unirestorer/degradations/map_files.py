@@ -10,6 +10,7 @@ import numpy as np
 
 from basicsr_unirestorer.degradations.window import Window
 from basicsr_unirestorer.errors import DataError, did_you_mean
+from basicsr_unirestorer.image_files import safe_key
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.npy', '.mat')
 MAT_KEY = 'data_obj'  # under which MiOIR's depth files hold their map
@@ -37,6 +38,12 @@ def map_files(folder: str) -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=64)
+def _by_key(folder: str) -> dict[str, str]:
+    """Path by the key that a picture of the same name has in an LMDB."""
+    return {safe_key(Path(f'{name}.png')): path for name, path in map_files(folder).items()}
+
+
 def mask_from_folder(folder: str, number: int, window: Window) -> np.ndarray:
     """Read the mask that a number chooses, stretched over the picture. Returns its window, (h, w) float32 [0, 1].
 
@@ -54,7 +61,7 @@ def depth_from_folder(folder: str, inverse: bool, box_px: int, window: Window) -
     smooths it over 22 pixels and stops it at 0.7: ``inverse=True, box_px=22``, and ``depth_cap`` 0.7 of haze.
 
     Args:
-        folder: Where the maps are; one belongs to the picture whose key, or the last part of it, is its name.
+        folder: Where the maps are, named like the pictures, in the same sub-folders if any; or like their keys.
         inverse: Whether near is bright; then the depth is one minus the map.
         box_px: Side of the box that smooths the map, in its own pixels; 0 for none.
         window: Its ``key`` names the picture.
@@ -67,7 +74,7 @@ def depth_from_folder(folder: str, inverse: bool, box_px: int, window: Window) -
         DataError: No folder, no map of that picture, or a damaged one.
     """
     files = map_files(folder)
-    path = files.get(window.key) or files.get(window.key.rpartition('/')[2])
+    path = files.get(window.key) or _by_key(folder).get(window.key) or files.get(window.key.rpartition('/')[2])
     if path is None:
         if not window.key:
             raise DataError(f"Depth maps of '{folder}' are found by the picture's key, but this picture has none.")

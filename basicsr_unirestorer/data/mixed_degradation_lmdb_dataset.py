@@ -70,7 +70,7 @@ class MixedDegradationLMDBDataset(Dataset):
             - dataroot_lq: LMDB of degraded ones; then no recipe is used.
             - pairs: The ``pairs.txt`` that says which lq picture belongs to which gt picture, and what is wrong with
               it; without it partners have equal keys.
-            - caption: Degradation caption of all pairs that have none of their own, e.g. ``large rain``.
+            - caption: Degradation caption of the pairs whose strength ``pairs`` does not tell, e.g. ``large rain``.
             - max_pictures: Use only the first so many pictures (or pairs).
             - enlarge: How often each sample comes in an epoch of training (default 1).
             - max_samples: At most so many samples an epoch, others each epoch until all have come.

@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     'doctor': ('check this installation and name the command that repairs it', 'doctor', 'main'),
     'demo': ('run every stage on a few small pictures and show the result', 'inference.demo', 'main'),
     'degrade': ('degrade pictures by a recipe, and show what it does', 'degrade', 'main'),
+    'lmdb': ('check LMDBs, pairs of them, and that no test picture is trained on', 'data.lmdb_command', 'main'),
     'cluster': ('embed degraded pictures and build the degradation tree', 'cluster', 'main'),
     'tree': ('show, check or export a degradation tree', 'cluster', 'tree_main'),
     'train': ('train what an option file describes', 'train', 'main'),

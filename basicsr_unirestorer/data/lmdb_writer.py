@@ -19,6 +19,7 @@ import lmdb
 from tqdm import tqdm
 
 from basicsr_unirestorer.data.lmdb_journal import Done, Journal, file_state
+from basicsr_unirestorer.data.lmdb_reader import read_keys
 from basicsr_unirestorer.data.parallel import available_cores, in_order
 from basicsr_unirestorer.data.write_jobs import Cut, WriteJob, load, load_noted, split_clashes
 from basicsr_unirestorer.errors import DataError, OptionError
@@ -126,18 +127,10 @@ def read_report(path: str | Path) -> WriteReport:
     """Read back what ``write_lmdb`` returned for a finished LMDB, but for the notes.
 
     Raises:
-        DataError: Its ``meta_info.txt`` is missing or malformed.
+        DataError: It is none, see ``read_keys``.
     """
     folder = Path(path)
-    try:
-        lines = (folder / META).read_text().splitlines()
-        shapes = {}
-        for line in lines:
-            name, shape, _ = line.split(' ')
-            h, w, c = (int(side) for side in shape.strip('()').split(','))
-            shapes[name.removesuffix('.png')] = (h, w, c)
-    except (OSError, ValueError) as error:
-        raise DataError(f'{folder} is no finished LMDB ({error}); look at it with: unirestorer lmdb check.') from error
+    shapes = dict(read_keys(folder))
     dropped = (folder / DROPPED).read_text().splitlines() if (folder / DROPPED).exists() else []
     return WriteReport(shapes, [tuple(line.split('\t', 1)) for line in dropped])
 

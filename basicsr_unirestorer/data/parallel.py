@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,12 +15,17 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import TypeVar
+
+import cv2
 
 from basicsr_unirestorer.errors import DataError
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
+
+PATIENCE = 0.2  # seconds; what is done by then is not worth starting processes, which takes longer
 
 
 def available_cores() -> int:
@@ -29,53 +36,61 @@ def available_cores() -> int:
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Yield ``function(item)`` for every item, in the order of the items, computed by ``workers`` processes.
 
-    At most ``2 * workers + 2`` items are under way: who takes the results slowly holds the workers back. Processes
-    start the way Python's ``multiprocessing`` is set to, and end with the generator, or with this process.
+    At most ``2 * workers + 2`` items are under way: who takes the results slowly holds the workers back. The processes
+    begin empty (a fork would inherit locks of OpenCV's threads without the threads) and do not run the calling script
+    again, so it needs no guard. They end with the generator, or with this process, however that ends. The first items
+    are computed here, so that little work pays for no process.
 
     Args:
-        function: Importable by name, so that it can be sent to another process; so must be what it raises.
+        function: Importable by name from a module other than the script that runs; so must be what it raises.
         items: Anything that can be pickled.
         workers: Number of processes; 1 computes in this one.
 
     Raises:
         DataError: A worker died, most likely for want of memory.
     """
-    if workers <= 1:
-        yield from map(function, items)
-        return
     items = iter(items)
-    pool = ProcessPoolExecutor(workers, mp_context=get_context(), initializer=_become_worker)
+    end = time.monotonic() + PATIENCE
+    while workers <= 1 or time.monotonic() < end:
+        item = next(items, end)
+        if item is end:
+            return
+        yield function(item)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=_become_worker)
     try:
-        with _interrupts_held_back():
+        with _starting():
             waiting = deque(pool.submit(function, item) for item in islice(items, 2 * workers + 2))
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            with _starting():
+                waiting.extend(pool.submit(function, item) for item in islice(items, 1))
             yield result
     except BrokenProcessPool as error:
         raise DataError(
-            f'One of {workers} worker processes died, as happens when memory runs out; run it again with fewer '
-            '(--workers 1). A script that starts workers calls us below "if __name__ == \'__main__\':".'
+            f'One of {workers} worker processes died, as happens when memory runs out; run it again with fewer: '
+            '--workers 1.'
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, which a terminal sends to all: ending them is their parent's work."""
-    if not hasattr(signal, 'pthread_sigmask'):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _starting() -> Iterator[None]:
+    """Let processes start that never see Ctrl-C, which a terminal sends to all, and that do not import our script."""
+    main, sys.modules['__main__'] = sys.modules['__main__'], ModuleType('__main__')
+    blocks = hasattr(signal, 'pthread_sigmask')
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        sys.modules['__main__'] = main
+        if blocks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _become_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)  # one is what each of us is for
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

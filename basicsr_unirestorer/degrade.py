@@ -118,10 +118,11 @@ def run(
                 (folder / job.target).parent.mkdir(parents=True, exist_ok=True)
                 (folder / job.target).write_bytes(cv2.imencode('.png', lq[..., ::-1])[1].tobytes())
                 report.pictures.append(entry(job, record))
-                tiles.append((thumbnail(lq), *two_lines(record.caption)))
+                if grid:
+                    tiles.append((thumbnail(lq), *two_lines(record.caption)))
         except UniRestorerError as error:
             report.dropped.append(str(error) if str(source) in str(error) else f'{source}: {error}')
-        if grid and tiles and sum(map(len, groups)) < SHEET_CELLS:
+        if tiles and sum(map(len, groups)) < SHEET_CELLS:
             groups.append([(thumbnail(clean), 'clean', source.name), *tiles])
     if groups:
         cv2.imwrite(str(folder / SHEET), sheet(groups)[..., ::-1])
@@ -214,8 +215,8 @@ def write(source: Path, target: Path, recipe: DegradationRecipe, args: argparse.
 
     scratch = target.with_name(target.name + '.part')
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     try:
+        scratch.mkdir(parents=True)
         progress = tqdm(jobs, desc='degrading', unit='picture', disable=len(jobs) < 2)
         run(progress, scratch, recipe, args.seed, args.grid, report)
         if not report.pictures:
@@ -224,6 +225,8 @@ def write(source: Path, target: Path, recipe: DegradationRecipe, args: argparse.
         if target.exists():
             shutil.rmtree(target)
         scratch.rename(target)
+    except OSError as error:
+        raise DataError(f'The pictures could not be written to {target} ({error}); make room or choose another folder.') from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return report

@@ -142,6 +142,15 @@ def test_nothing_is_left_where_nothing_could_be_degraded(tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {'in'}
 
 
+def test_a_full_disk_is_told_in_one_sentence(photos, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(degrade, 'entry', full)
+    assert_refused(capsys, ['degrade', photos / 'a.png', tmp_path / 'out'], 'could not be written .*No space left')
+    assert {path.name for path in tmp_path.iterdir()} == {'photos'}
+
+
 def test_an_interrupted_run_leaves_no_half_folder(photos, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

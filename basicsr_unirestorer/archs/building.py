@@ -8,7 +8,7 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from basicsr_unirestorer import compat
 from basicsr_unirestorer.archs.recognise import differences, likely, shapes_of
@@ -138,6 +139,24 @@ def load_into(net: nn.Module, params: Mapping[str, Tensor], source: str | Path, 
     return net
 
 
+class NoRandomValues(TorchFunctionMode):
+    """While it is active, random initial values are not drawn: what they would fill stays as it was allocated.
+
+    Memory that is never touched is never taken. (The meta device would do as well, but computing on it imports torch's
+    compiler, which takes longer than all the rest of opening a bundle.)
+    """
+
+    FILLS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+    DRAWS = (torch.rand, torch.randn)
+
+    def __torch_function__(
+        self, function: Callable, types: Sequence, args: Sequence = (), kwargs: Mapping | None = None
+    ) -> object:
+        if function in self.FILLS:
+            return args[0] if args else kwargs['tensor']
+        return (torch.empty if function in self.DRAWS else function)(*args, **(kwargs or {}))
+
+
 def loaded_network(options: Mapping, params: Mapping[str, Tensor], where: str, source: str | Path) -> nn.Module:
     """Build a frozen float32 network around weights, without drawing initial weights that would be thrown away.
 
@@ -151,14 +170,9 @@ def loaded_network(options: Mapping, params: Mapping[str, Tensor], where: str, s
         OptionError: As ``check_network``.
         DataError: As ``load_into``.
     """
-    try:
-        with torch.device('meta'):
-            net = make_network(options, where)
-        load_into(net, params, source, assign=True)
-    except NotImplementedError:  # a constructor that computes with values, which a meta tensor has not
-        net = None
-    if net is None or any(t.is_meta for t in (*net.parameters(), *net.buffers())):
-        net = load_into(make_network(options, where), params, source)
+    with NoRandomValues():
+        net = make_network(options, where)
+    load_into(net, params, source, assign=True)
     return frozen(net.float())
 
 

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +91,8 @@ def prepare(folder: Path, size: int) -> str:
 
 def measure(folder: Path, size: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
     """Time both ways in turns; returns (seconds, GiB) of every run."""
-    kinds = prepare(folder, size)
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as process:
+        kinds = process.submit(prepare, folder, size).result()  # elsewhere: a child's peak starts at its parent's size
     commands = {
         'everything': [sys.executable, '-c', EVERYTHING, 'model.pth', 'picture.png', kinds],
         'bundle': [sys.executable, '-m', 'basicsr_unirestorer.cli', 'restore', 'picture.png', 'restored.png']

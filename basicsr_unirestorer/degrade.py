@@ -226,7 +226,9 @@ def write(source: Path, target: Path, recipe: DegradationRecipe, args: argparse.
             shutil.rmtree(target)
         scratch.rename(target)
     except OSError as error:
-        raise DataError(f'The pictures could not be written to {target} ({error}); make room or choose another folder.') from error
+        raise DataError(
+            f'The pictures could not be written to {target} ({error}); make room or choose another folder.'
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return report

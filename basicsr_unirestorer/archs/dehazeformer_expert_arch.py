@@ -237,8 +237,8 @@ class DehazeFormerExpert(Expert):
         OptionError: Lists are not five long, widths do not pair up, heads do not divide them, or a type is unknown.
     """
 
-    # on a photograph, with weights of the fixtures' rule at release size, fp16 on a CPU is 65 dB from fp32, but bf16 47 dB:
-    # 0.3 dB of a restoration at 35 dB
+    # on a photograph, with weights of the fixtures' rule at release size, fp16 on a CPU is 65 dB from fp32, but bf16
+    # 47 dB: 0.3 dB of a restoration at 35 dB
     facts = ExpertFacts(
         paper='Song et al., TIP 2023', licence='MIT', multiple=4, minimum=28, precisions=('fp32', 'fp16')
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import MixedDegradationLMDBDataset
+from basicsr_unirestorer.data.source_options import FLAT_KEYS, listed_sources
 from basicsr_unirestorer.degradations import DegradationRecipe
 from basicsr_unirestorer.errors import OptionError
 from basicsr_unirestorer.preflight import check_options, read_options
@@ -45,8 +47,23 @@ def test_names_only_what_exists(path, registered):
 @pytest.mark.parametrize('path', FILES, ids=relative)
 def test_datasets_have_known_keys_and_recipes(path):
     for phase, dataset in read_options(path)['datasets'].items():
+        if dataset['type'] != 'MixedDegradationLMDBDataset':
+            continue
         MixedDegradationLMDBDataset.check_options(dataset, f'datasets.{phase}')
-        for source in dataset.get('sources', [dataset]):
+        for source in listed_sources(dataset):
+            if 'recipe' in source:
+                DegradationRecipe.load(source['recipe'])
+
+
+@pytest.mark.parametrize('path', sorted((OPTIONS / 'sources').glob('*.yml')), ids=relative)
+def test_lists_of_sources_can_take_the_place_of_a_single_one(path):
+    for stage in STAGES:
+        data = read_options(OPTIONS / f'unirestorer_{stage}.yml')['datasets']['train']
+        data = {key: value for key, value in data.items() if key not in FLAT_KEYS}
+        data |= {'sources': path.stem, 'epoch_samples': 140000}
+        MixedDegradationLMDBDataset.check_options(data, 'datasets.train')
+        for source in listed_sources(data):
+            assert re.fullmatch(r'datasets/unirestorer/\w+/\w+/train/gt.lmdb', source['dataroot_gt'])
             if 'recipe' in source:
                 DegradationRecipe.load(source['recipe'])
 

@@ -17,7 +17,7 @@ from basicsr_unirestorer.clustering.expert_plan import ExpertPlan
 from basicsr_unirestorer.clustering.rounds import Rounds
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.data.crops import Cutting, to_tensor
-from basicsr_unirestorer.data.source_options import FLAT_KEYS, check_sources, quotas
+from basicsr_unirestorer.data.source_options import FLAT_KEYS, check_sources, listed_sources, quotas
 from basicsr_unirestorer.data.sources import Source, make_sources
 from basicsr_unirestorer.degradations import DegradationRecord
 from basicsr_unirestorer.errors import OptionError, TreeMismatchError, check_keys
@@ -75,7 +75,7 @@ class MixedDegradationLMDBDataset(Dataset):
             - enlarge: How often each sample comes in an epoch of training (default 1).
             - max_samples: At most so many samples an epoch, others each epoch until all have come.
             - sources: In place of the keys above: a list of groups of them, each with a ``name`` and, where they shall
-              share an epoch in given proportions, a ``weight``.
+              share an epoch in given proportions, a ``weight``; or a yml file that holds such a list.
             - epoch_samples: With weights: samples of an epoch.
             - io_backend: ``{type: lmdb}``, the only one.
             - seed: Seeds parameters and realisations (default 0).
@@ -136,7 +136,7 @@ class MixedDegradationLMDBDataset(Dataset):
             )
         check_sources(opt, where)
         train = str(opt.get('phase', where.rpartition('.')[2])).startswith('train')
-        clean = any(source.get('recipe') is not None for source in opt.get('sources') or [opt])
+        clean = any(source.get('recipe') is not None for source in listed_sources(opt, where))
         if train and opt.get('gt_size') is None and clean:
             raise OptionError('A training dataset needs gt_size, the side of its crops in pixels.')
         _check_assignment(opt, where, train)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
-from basicsr_unirestorer.errors import OptionError, check_keys
+from basicsr_unirestorer.errors import OptionError, check_keys, did_you_mean
+from basicsr_unirestorer.option_files import options_dir
 
 FLAT_KEYS = (
     'dataroot_gt',
@@ -23,6 +27,46 @@ FLAT_KEYS = (
 SOURCE_KEYS = ('name', 'weight', *FLAT_KEYS)
 
 
+def listed_sources(opt: Mapping, where: str = 'datasets') -> list[Mapping]:
+    """Return the options of each source: those under ``sources``, or the flat ones as the only source.
+
+    ``sources`` is a list, or a yml file that holds one, by path or by the name of one in ``options/sources``, so that
+    all stages can share it.
+
+    Args:
+        opt: The dataset's options.
+        where: Dotted place of them, quoted in messages.
+
+    Raises:
+        OptionError: There is no such file, or no list.
+    """
+    sources = opt.get('sources')
+    if sources is None:
+        return [{key: opt[key] for key in FLAT_KEYS if key in opt}]
+    if isinstance(sources, str):
+        sources = _read_list(sources, where)
+    if not isinstance(sources, (list, tuple)) or not sources or not all(isinstance(one, Mapping) for one in sources):
+        raise OptionError(
+            f"Option '{where}.sources' is {sources!r}, expected a list of sources, each a group of keys: "
+            '- {name: rain, dataroot_gt: ..., dataroot_lq: ...}.'
+        )
+    return list(sources)
+
+
+def _read_list(name: str, where: str) -> Any:
+    files = {file.stem: file for file in sorted((options_dir() / 'sources').glob('*.yml'))}
+    path = Path(name).expanduser() if name.endswith(('.yml', '.yaml')) else files.get(name)
+    if path is None or not path.is_file():
+        raise OptionError(
+            f"Option '{where}.sources' is '{name}', which is no file and no list that comes with the package."
+            f'{did_you_mean(name, files)} Known: {", ".join(files)}.'
+        )
+    try:
+        return yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f'{path} is no valid yml: {" ".join(str(error).split())}.') from error
+
+
 def check_sources(opt: Mapping, where: str) -> None:
     """Look for mistakes in a dataset's ``sources``, or in its flat keys, without touching a file.
 
@@ -33,23 +77,17 @@ def check_sources(opt: Mapping, where: str) -> None:
     Raises:
         OptionError: Naming the first wrong key or value.
     """
-    sources = opt.get('sources')
+    sources = listed_sources(opt, where)
     _check_number(opt, 'epoch_samples', where, whole=True)
-    weighted = isinstance(sources, (list, tuple)) and any('weight' in source for source in sources)
-    if opt.get('epoch_samples') is not None and not weighted:
+    if opt.get('epoch_samples') is not None and not any('weight' in source for source in sources):
         raise OptionError(f'{where}.epoch_samples needs sources with weights, among which it is shared out.')
-    if sources is None:
-        _check_source({key: opt[key] for key in FLAT_KEYS if key in opt}, where)
+    if opt.get('sources') is None:
+        _check_source(sources[0], where)
         return
     doubled = [key for key in FLAT_KEYS if opt.get(key) is not None]
     if doubled:
         raise OptionError(
             f"Option '{where}.{doubled[0]}' stands beside {where}.sources; write it inside the source it belongs to."
-        )
-    if not isinstance(sources, (list, tuple)) or not sources or not all(isinstance(one, Mapping) for one in sources):
-        raise OptionError(
-            f"Option '{where}.sources' is {sources!r}, expected a list of sources, each a group of keys: "
-            '- {name: rain, dataroot_gt: ..., dataroot_lq: ...}.'
         )
     names = []
     for place, source in enumerate(sources):

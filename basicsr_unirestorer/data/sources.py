@@ -14,6 +14,7 @@ import numpy as np
 from basicsr_unirestorer.data.crops import Cutting, to_float_rgb
 from basicsr_unirestorer.data.lmdb_reader import LMDBPictures
 from basicsr_unirestorer.data.pairs import Pair, read_pairs
+from basicsr_unirestorer.data.source_options import listed_sources
 from basicsr_unirestorer.degradations import (
     DegradationRecipe,
     DegradationRecord,
@@ -268,7 +269,7 @@ def make_sources(opt: Mapping) -> list[Source]:
         OptionError: Keys that need each other, or a value that makes no sense.
         DataError: An LMDB or a ``pairs.txt`` is missing, damaged or not the other's partner.
     """
-    seed, several = opt.get('seed', 0), opt.get('sources') or [opt]
+    seed, several = opt.get('seed', 0), listed_sources(opt)
     prefixes = [f'{options["name"]}/' if len(several) > 1 else '' for options in several]
     return [
         (PairedSource if options.get('dataroot_lq') else CleanSource)(options, seed, prefix)

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.utils.data import DataLoader
 
 from basicsr_unirestorer import compat
@@ -81,6 +82,14 @@ def test_a_single_listed_source_is_the_flat_one(folder, name):
     assert listed.sample_ids() == plain.sample_ids()
     assert listed.fingerprint == plain.fingerprint
     assert all(equal(listed[i], plain[i]) for i in range(2 * len(plain)))
+
+
+def test_a_list_in_a_file_is_the_list(folder, tmp_path):
+    sources = [clean(folder), pairs(folder, 'haze', max_samples=3), pairs(folder, 'rain', enlarge=4.5)]
+    (tmp_path / 'list.yml').write_text(yaml.safe_dump(sources))
+    listed = MixedDegradationLMDBDataset(options(sources=str(tmp_path / 'list.yml')))
+    assert equal(listed[25], mixture(folder)[25])
+    assert listed.fingerprint == mixture(folder).fingerprint
 
 
 def test_fingerprints_of_the_first_release_hold(folder):
@@ -298,6 +307,8 @@ def test_wrong_sources_are_refused_before_any_file_is_read(folder, change, messa
     [
         ({'sources': []}, r"sources' is \[\], expected a list of sources"),
         ({'sources': {'name': 'x'}}, 'expected a list of sources'),
+        ({'sources': 'paper_sevn'}, r"no list that comes with the package. Did you mean 'paper_seven'\?"),
+        ({'sources': 'nowhere.yml'}, "'nowhere.yml', which is no file"),
         ({'sources': [{'name': 'a'}], 'recipe': 'tiny'}, "'datasets.val.recipe' stands beside datasets.val.sources"),
         ({'dataroot_gt': 'x', 'recipe': 'tiny', 'weight': 2}, "Unknown option 'datasets.val.weight'"),
         ({'dataroot_gt': 'x', 'recipe': 'tiny', 'caption': 'clean'}, 'has caption, which only pairs'),

@@ -26,6 +26,8 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 PATIENCE = 0.2  # seconds; what is done by then is not worth starting processes, which takes longer
+ERRAND = 0.02  # seconds of work worth sending at a time; sending costs about one thousandth of a second
+MAX_TOGETHER = 16
 
 
 def available_cores() -> int:
@@ -36,7 +38,8 @@ def available_cores() -> int:
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Yield ``function(item)`` for every item, in the order of the items, computed by ``workers`` processes.
 
-    At most ``2 * workers + 2`` items are under way: who takes the results slowly holds the workers back. The processes
+    At most ``2 * workers + 2`` items are under way (or small groups of them, where one takes a few milliseconds): who
+    takes the results slowly holds the workers back. The processes
     begin empty (a fork would inherit locks of OpenCV's threads without the threads) and do not run the calling script
     again, so it needs no guard. They end with the generator, or with this process, however that ends. The first items
     are computed here, so that little work pays for no process.
@@ -49,22 +52,27 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
     Raises:
         DataError: A worker died, most likely for want of memory.
     """
-    items = iter(items)
+    items, spent, count = iter(items), 0.0, 0
     end = time.monotonic() + PATIENCE
     while workers <= 1 or time.monotonic() < end:
         item = next(items, end)
         if item is end:
             return
-        yield function(item)
+        start = time.monotonic()
+        result = function(item)
+        spent, count = spent + time.monotonic() - start, count + 1
+        yield result
+    together = max(1, min(MAX_TOGETHER, int(ERRAND * count / spent))) if spent else 1
+    groups = iter(lambda: list(islice(items, together)), [])
     pool = ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=_become_worker)
     try:
         with _starting():
-            waiting = deque(pool.submit(function, item) for item in islice(items, 2 * workers + 2))
+            waiting = deque(pool.submit(_each, function, group) for group in islice(groups, 2 * workers + 2))
         while waiting:
-            result = waiting.popleft().result()
+            results = waiting.popleft().result()
             with _starting():
-                waiting.extend(pool.submit(function, item) for item in islice(items, 1))
-            yield result
+                waiting.extend(pool.submit(_each, function, group) for group in islice(groups, 1))
+            yield from results
     except BrokenProcessPool as error:
         raise DataError(
             f'One of {workers} worker processes died, as happens when memory runs out; run it again with fewer: '
@@ -86,6 +94,10 @@ def _starting() -> Iterator[None]:
         sys.modules['__main__'] = main
         if blocks:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]
 
 
 def _become_worker() -> None:

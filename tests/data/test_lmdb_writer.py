@@ -10,7 +10,7 @@ import pytest
 from basicsr.utils import FileClient
 
 from basicsr_unirestorer.data.lmdb_reader import read_keys
-from basicsr_unirestorer.data.lmdb_writer import WriteJob, WriteReport, read_report, write_lmdb
+from basicsr_unirestorer.data.lmdb_writer import Cut, WriteJob, WriteReport, load, read_report, write_lmdb
 from basicsr_unirestorer.data.prepare import main, prepare
 from basicsr_unirestorer.data.write_jobs import sub_images, windows
 from basicsr_unirestorer.errors import DataError, OptionError
@@ -114,3 +114,100 @@ def test_bad_input_is_told_in_one_sentence(tmp_path):
     assert write_lmdb(tmp_path / 'x.lmdb', jobs, keep_finished=True) == written == read_report(tmp_path / 'x.lmdb')
     with pytest.raises(DataError, match='with other pictures'):
         write_lmdb(tmp_path / 'x.lmdb', [WriteJob('b', tmp_path / 'a.png')], keep_finished=True)
+
+
+def test_parts_are_cut_in_order(tmp_path):
+    picture = noise(9, 13)
+    cv2.imwrite(str(tmp_path / 'a.png'), picture)
+
+    def cut(**given) -> list[tuple[str, np.ndarray]]:
+        return load(WriteJob('a', tmp_path / 'a.png', Cut(**given)))
+
+    assert [key for key, _ in cut()] == ['a']
+    assert np.array_equal(cut(half='left')[0][1], picture[:, :6])
+    assert np.array_equal(cut(half='right')[0][1], picture[:, 7:])
+    assert np.array_equal(cut(centre=(5, 7))[0][1], picture[2:7, 3:10])
+    parts = cut(half='right', centre=(8, 6), crop=4)
+    assert [key for key, _ in parts] == ['a_s001', 'a_s002', 'a_s003', 'a_s004']
+    assert np.array_equal(parts[1][1], picture[0:4, 9:13])  # the last window is aligned to the border
+    with pytest.raises(DataError, match='is 13x9, but its 14x9 centre is wanted'):
+        cut(centre=(9, 14))
+
+
+@pytest.mark.parametrize(
+    'given', [{'half': 'top'}, {'crop': 0}, {'step': 4}, {'crop': 4, 'step': 0}, {'centre': (0, 3)}]
+)
+def test_cuts_without_meaning_are_refused(given):
+    with pytest.raises(OptionError):
+        Cut(**given)
+
+
+def test_the_bytes_are_those_of_basicsr(folder, tmp_path):
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+    cv2.imwrite(str(folder / 'c.jpg'), noise(40, 50, 2))
+    for level in (1, 6):
+        jobs = folder_jobs(folder)
+        paths = [str(job.path.relative_to(folder)) for job in jobs]
+        keys = [job.key for job in jobs]
+        make_lmdb_from_imgs(str(folder), str(tmp_path / f'theirs{level}.lmdb'), paths, keys, compress_level=level)
+        write_lmdb(tmp_path / f'ours{level}.lmdb', jobs, level)
+        theirs, ours = (
+            FileClient('lmdb', db_paths=str(tmp_path / f'{whose}{level}.lmdb'), client_keys='x')
+            for whose in ('theirs', 'ours')
+        )
+        assert all(ours.get(key, 'x') == theirs.get(key, 'x') for key in keys)
+        metas = [(tmp_path / f'{whose}{level}.lmdb' / 'meta_info.txt').read_text() for whose in ('theirs', 'ours')]
+        assert metas[0] == metas[1]
+
+
+def test_of_two_files_with_one_key_the_first_is_kept(folder, tmp_path, capsys):
+    cv2.imwrite(str(folder / 'a.jpg'), noise(9, 9))
+    assert main([str(folder), str(tmp_path / 'x.lmdb'), '--skip-bad', '--workers', '1']) == 1
+    assert "would share the LMDB key 'a'" in capsys.readouterr().err
+    assert read_report(tmp_path / 'x.lmdb').shapes['a'] == (9, 9, 3)  # a.jpg comes before a.png
+    assert 'a.png' in read_report(tmp_path / 'x.lmdb').dropped[0][0]
+
+
+def test_unsafe_keys_and_those_of_sub_images_are_refused(folder, tmp_path):
+    picture = folder / 'a.png'
+    for key in ('a.b', 'ä', 'a b', '', 'a/b', 'k' * 501):
+        with pytest.raises(DataError, match='which .*; rename it'):
+            write_lmdb(tmp_path / 'x.lmdb', [WriteJob(key, picture)])
+    with pytest.raises(DataError, match="share the LMDB key 'a_s001'"):
+        write_lmdb(tmp_path / 'x.lmdb', [WriteJob('a_s001', picture), WriteJob('a', picture, Cut(crop=8))])
+
+
+def test_what_files_lose_is_told(tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    for name, channels, depth in (
+        ('g', 1, np.uint8),
+        ('rgba', 4, np.uint8),
+        ('deep', 3, np.uint16),
+        ('fine', 3, np.uint8),
+    ):
+        cv2.imwrite(str(tmp_path / 'in' / f'{name}.png'), np.full((5, 6, channels), 100, depth))
+    assert main([str(tmp_path / 'in'), str(tmp_path / 'x.lmdb')]) == 0
+    err = capsys.readouterr().err
+    for what in ('grey', 'alpha', '16 bit'):
+        assert f'1 of the files: {what}; written as 8 bit colour' in err
+    assert set(read_report(tmp_path / 'x.lmdb').shapes.values()) == {(5, 6, 3)}
+
+
+def test_a_jpeg_that_ends_in_zeros_is_half_copied(tmp_path):
+    content = cv2.imencode('.jpg', noise(64, 64))[1].tobytes()
+    half = content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
+    with pytest.raises(DataError, match='cannot be read as a picture'):
+        decode_picture(half, 'x')
+    assert np.array_equal(decode_picture(content + bytes(100), 'x'), decode_picture(content, 'x'))
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / 'a.png'), noise(4, 4))
+
+    def refuse(_):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(Path, 'read_bytes', refuse)
+    with pytest.raises(DataError, match=r'a.png cannot be read \(Permission denied\)'):
+        read_picture(tmp_path / 'a.png')

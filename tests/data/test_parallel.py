@@ -43,6 +43,15 @@ def test_little_work_starts_no_process():
     assert set(in_order(process_number, range(20), 4)) == {os.getpid()}
 
 
+def test_small_items_travel_in_groups_and_stay_in_order(monkeypatch):
+    monkeypatch.setattr(parallel, 'PATIENCE', 0.01)
+    taken = []
+    results = in_order(abs, (taken.append(i) or i for i in range(5000)), 2)
+    assert [next(results) for _ in range(5000)] == list(range(5000))
+    results = in_order(slow_process_number, iter(range(4)), 2)
+    assert len(list(results)) == 4
+
+
 def process_number(_: int) -> int:
     return os.getpid()
 

@@ -12,7 +12,7 @@ from basicsr.utils import FileClient
 from basicsr_unirestorer.data.lmdb_reader import read_keys
 from basicsr_unirestorer.data.lmdb_writer import Cut, WriteJob, WriteReport, load, read_report, write_lmdb
 from basicsr_unirestorer.data.prepare import main, prepare
-from basicsr_unirestorer.data.write_jobs import sub_images, windows
+from basicsr_unirestorer.data.write_jobs import folder_jobs, sub_images, windows
 from basicsr_unirestorer.errors import DataError, OptionError
 from basicsr_unirestorer.image_files import decode_picture, find_pictures, read_picture, safe_key
 

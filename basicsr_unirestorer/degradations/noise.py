@@ -104,6 +104,9 @@ def distinct_levels(image: np.ndarray) -> int:
 def add_camera_noise(image: np.ndarray, params: dict, rng: np.random.Generator, window: Window) -> np.ndarray:
     """Add noise that grows with the light: n(x) ~ N(0, shot x + read^2), as CBDNet and Brooks 2019 model sensors.
 
+    CBDNet draws ``shot`` from [0, 0.16] and ``read`` from [0, 0.06]. Brooks draws ``shot`` from [1e-4, 0.012] in its
+    logarithm, in linear light, and ties ``read`` to it; here both are drawn on their own, so only his ranges match.
+
     Args:
         image: RGB, (h, w, 3), float32, [0, 1].
         params: ``shot`` (variance of a white pixel's photon noise), ``read`` (standard deviation of the electronics),

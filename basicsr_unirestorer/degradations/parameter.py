@@ -32,7 +32,7 @@ class Parameter:
         integer: Whether it is drawn as an integer, both ends included.
         choices: The allowed words (or switches); then the limits mean nothing.
         folder: Whether it is the path of a folder; empty for none.
-        log: Whether it is drawn uniformly in its logarithm.
+        log: Whether it is drawn uniformly in its logarithm; a range from 0, which has none, is drawn uniformly.
         needs: A parameter of the same type and the values of it that give this one a meaning (no values: anything but
             empty); with another value it is not drawn and stays at ``idle``.
         first: Whether it comes from the first release, where a single value took a number from the generator too and
@@ -88,8 +88,6 @@ class Parameter:
             raise OptionError(f'{where} is {given}, expected values from {self.lowest:g} to {self.highest:g}.')
         if self.integer and any(end != int(end) for end in pair):
             raise OptionError(f'{where} is {given}, expected whole numbers.')
-        if self.log and pair[0] <= 0 < pair[1]:
-            raise OptionError(f'{where} is {given}; it is drawn in its logarithm, so the range must start above 0.')
         return pair
 
     def draw(self, given: Any, where: str, rng: np.random.Generator) -> Any:
@@ -103,7 +101,7 @@ class Parameter:
             return int(rng.integers(int(lo), int(hi) + 1))
         if lo == hi and not self.first:
             return float(lo)
-        if self.log and lo < hi:
+        if self.log and 0 < lo < hi:
             return float(math.exp(rng.uniform(math.log(lo), math.log(hi))))
         return float(rng.uniform(lo, hi))
 

@@ -16,8 +16,8 @@ MODES = ('drop', 'warn', 'keep')
 def remove_overlap(family: Family, collected: Collected, facts: dict[Source, Facts], mode: str | None = None) -> int:
     """Compare the clean pictures of training and test subsets, and drop or tell what is in both.
 
-    Two pictures are the same if their perceptual hashes (64 bit) differ in at most ``MAX_DISTANCE`` bits or, in
-    families that say so, if their numbers are equal.
+    Two pictures are the same if their perceptual hashes (64 bit) differ in at most ``MAX_DISTANCE`` bits (those of
+    pictures without contrast mean nothing) or, in families that say so, if their numbers are equal.
 
     Args:
         family: States the usual mode and whether numbers mean anything.
@@ -63,7 +63,8 @@ def _clean_pictures(samples: list[Sample], unit: str) -> list[Source]:
 
 
 def _same_look(train: list[Source], test: list[Source], facts: dict[Source, Facts]) -> dict[Source, str]:
-    hashes = [[facts[source].dhash for source in sources] for sources in (train, test)]
+    train, test = ([source for source in side if facts[source].dhash is not None] for side in (train, test))
+    hashes = [[facts[source].dhash for source in side] for side in (train, test)]
     nearest: dict[Source, tuple[int, str]] = {}
     for ours, theirs, distance in near_pairs(*hashes, MAX_DISTANCE):
         candidate = (distance, test[theirs].name)

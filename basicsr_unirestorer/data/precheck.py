@@ -10,6 +10,7 @@ from functools import partial
 
 from tqdm import tqdm
 
+from basicsr_unirestorer.data.leaks import is_flat
 from basicsr_unirestorer.data.parallel import in_order
 from basicsr_unirestorer.data.picture_hash import dhash
 from basicsr_unirestorer.data.samples import Collected, Sample, Source
@@ -27,7 +28,7 @@ class Facts:
         height, width: In pixels, of the half where the source is one; 0 where it cannot be read.
         lost: What it is short of or loses: ``'grey'``, ``'alpha'``, ``'16 bit'``, joined by commas.
         sha1: Of the file.
-        dhash: 64 bit perceptual hash of the picture; None where nobody asked.
+        dhash: 64 bit perceptual hash of the picture; None where nobody asked, or without contrast.
         fault: Why it cannot be read, in words that follow its name; empty for a good file.
     """
 
@@ -60,7 +61,7 @@ def look(asked: tuple[Source, bool]) -> Facts:
         picture = picture[:, :side] if source.half == 'left' else picture[:, picture.shape[1] - side :]
     if not picture.size:
         return Facts(sha1=sha1, fault='is one pixel wide and has no halves')
-    return Facts(*picture.shape[:2], lost, sha1, dhash(picture) if hashed else None)
+    return Facts(*picture.shape[:2], lost, sha1, dhash(picture) if hashed and not is_flat(picture) else None)
 
 
 def look_at_all(samples: Sequence[Sample], workers: int) -> dict[Source, Facts]:

@@ -340,6 +340,13 @@ def test_shared_pictures_of_other_sets_are_told_and_kept(rain):
     assert len(read_report(rain.parent / 'dropped/train/lq.lmdb').shapes) == 3
 
 
+def test_flat_pictures_are_nobodys_twins(rain):
+    grey = np.full((mini.H, mini.W, 3), 128, np.uint8)
+    mini.put(train_of(rain) / 'norain-1.png', grey)
+    mini.put(rain / 'test/Rain100L/norain-011.png', grey + 1)
+    assert 'also in the test set' not in '\n'.join(prepare(rain))
+
+
 def test_rain100h_drops_test_backgrounds_by_itself(tmp_path):
     mini.rain100_prenet(tmp_path / 'in', 'H')
     mini.pairs(tmp_path / 'in', 'train/RainTrainH/rain-{}.png', 'train/RainTrainH/norain-{}.png', [11])

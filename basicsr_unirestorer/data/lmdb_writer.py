@@ -28,6 +28,7 @@ __all__ = ['Cut', 'WriteJob', 'WriteReport', 'load', 'read_report', 'write_lmdb'
 
 COMMIT_BYTES = 2**24  # a kill costs this much work at most
 FIRST_MAP = 2**26
+SPARE_BYTES = 2**20  # what a finished file may be too large by
 META, DROPPED = 'meta_info.txt', 'dropped.txt'
 LEAVE_OUT = ' It can be left out: --skip-bad, or skip_bad=True.'
 log = logging.getLogger(__name__)
@@ -199,6 +200,7 @@ def _report(jobs: list[WriteJob], clashes: list[tuple[WriteJob, str]], done: lis
 
 def _finish(path: Path, scratch: Path, report: WriteReport, compress_level: int) -> None:
     folder = scratch / 'lmdb'
+    _shrink(folder, scratch / 'compact')
     lines = (f'{key}.png ({h},{w},{c}) {compress_level}\n' for key, (h, w, c) in report.shapes.items())
     _write_text(folder / META, lines)
     if report.dropped:
@@ -274,3 +276,16 @@ def _remove_strangers(environment: lmdb.Environment, keys: set[str]) -> None:
         strangers = [key for key in transaction.cursor().iternext(values=False) if key.decode('ascii') not in keys]
         for key in strangers:
             transaction.delete(key)
+
+
+def _shrink(folder: Path, aside: Path) -> None:
+    """Write a database anew whose file is much larger than what it holds: after deletions, or grown in one go."""
+    with lmdb.open(str(folder)) as environment:
+        facts = environment.stat()
+        pages = facts['branch_pages'] + facts['leaf_pages'] + facts['overflow_pages']
+        if (folder / 'data.mdb').stat().st_size <= SPARE_BYTES + 1.25 * pages * facts['psize']:
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        environment.copy(str(aside), compact=True)
+    os.replace(aside / 'data.mdb', folder / 'data.mdb')

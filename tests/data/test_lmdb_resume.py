@@ -234,6 +234,21 @@ def test_a_file_changed_meanwhile_is_read_again(folder, monkeypatch):
     assert content(folder / 'x.lmdb') == content(folder / 'anew.lmdb')  # without what the old file's squares left
 
 
+def test_what_changed_files_leave_takes_no_room(folder, monkeypatch):
+    def write_all(h: int, w: int) -> None:
+        for path in sorted((folder / 'in').iterdir())[1:]:
+            cv2.imwrite(str(path), np.random.default_rng(1).integers(0, 256, (h, w, 3), dtype=np.uint8))
+
+    write_all(200, 300)
+    stopped_after(folder, monkeypatch, 30)
+    assert (folder / 'x.lmdb.part' / 'lmdb' / 'data.mdb').stat().st_size > 5_000_000
+    write_all(24, 24)
+    assert write_lmdb(folder / 'x.lmdb', jobs_of(folder), workers=1).resumed == 1
+    assert (folder / 'x.lmdb' / 'data.mdb').stat().st_size < 400_000
+    write_lmdb(folder / 'anew.lmdb', jobs_of(folder), workers=1)
+    assert content(folder / 'x.lmdb') == content(folder / 'anew.lmdb')
+
+
 def test_a_damaged_database_starts_anew(folder, expected, monkeypatch, caplog):
     stopped_after(folder, monkeypatch, 6)
     (folder / 'x.lmdb.part' / 'lmdb' / 'data.mdb').write_bytes(b'no database')

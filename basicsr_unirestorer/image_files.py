@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from basicsr_unirestorer.errors import DataError
 
@@ -73,6 +73,9 @@ def decode_noted(content: bytes, name: str | Path) -> tuple[np.ndarray, str]:
             picture = picture.convert('RGB')
             bgr = np.frombuffer(picture.tobytes('raw', 'BGR'), np.uint8)
             return bgr.reshape(picture.height, picture.width, 3), note
+    except UnidentifiedImageError as error:  # its own words hold an address in memory
+        what = 'its format is none that is known' if content else 'it is empty'
+        raise DataError(f'{name} cannot be read as a picture ({what}); replace or remove it.') from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and zlib.error for broken files
         raise DataError(f'{name} cannot be read as a picture ({error}); replace or remove it.') from error
 

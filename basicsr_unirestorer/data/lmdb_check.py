@@ -96,7 +96,7 @@ def check_lmdb(path: str | Path, workers: int | None = None) -> Findings:
     if not folder.is_dir():
         found.add('folder', f'there is no folder {folder}')
         return found
-    if folder.resolve().suffix != '.lmdb':
+    if folder.resolve().suffix != '.lmdb' and (folder / 'data.mdb').exists():
         found.add('name', f"'{folder.resolve().name}' does not end in .lmdb, so BasicSR refuses it")
     _read_meta(folder, found)
     fault = _database_fault(folder)

@@ -7,9 +7,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from basicsr_unirestorer.data.lmdb_writer import WriteReport, write_lmdb
+from basicsr_unirestorer.data.lmdb_writer import DROPPED, WriteReport, write_lmdb
 from basicsr_unirestorer.data.write_jobs import Cut, folder_jobs
 from basicsr_unirestorer.errors import UniRestorerError
+
+TOLD = 20  # pictures left out that are named on the screen; the file names all
 
 
 def prepare(
@@ -44,8 +46,10 @@ def tell(report: WriteReport, output: str | Path) -> int:
     print(f'{len(report.shapes)} pictures written to {output}{again}')
     for what, count in Counter(note for _, note in report.notes).items():
         print(f'{count} of the files: {what}; written as 8 bit colour', file=sys.stderr)
-    for _, reason in report.dropped:
+    for _, reason in report.dropped[:TOLD]:
         print(f'left out: {reason}', file=sys.stderr)
+    if len(report.dropped) > TOLD:
+        print(f'left out: {len(report.dropped) - TOLD} more, see {Path(output, DROPPED)}', file=sys.stderr)
     return 1 if report.dropped else 0
 
 

@@ -211,3 +211,9 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, 'read_bytes', refuse)
     with pytest.raises(DataError, match=r'a.png cannot be read \(Permission denied\)'):
         read_picture(tmp_path / 'a.png')
+
+
+def test_why_a_file_was_left_out_is_the_same_every_time(tmp_path):
+    for content, why in ((b'', 'it is empty'), (b'text', 'its format is none that is known')):
+        with pytest.raises(DataError, match=rf'x cannot be read as a picture \({why}\); replace or remove it'):
+            decode_picture(content, 'x')

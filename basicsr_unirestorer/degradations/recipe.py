@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,13 @@ class DegradationRecipe:
         """
         if self.chain:
             return DegradationRecord(tuple(self.chain.draw(rng)), self.quantize)
-        bounds = np.cumsum([probability for _, probability in self.combinations])
-        place = int(np.searchsorted(bounds, rng.random() * bounds[-1], side='right'))
+        place = int(np.searchsorted(self._bounds, rng.random() * self._bounds[-1], side='right'))
         types = self._arrange(self.combinations[place][0], rng)
         return DegradationRecord(tuple(self.ingredients[name].draw(rng) for name in types), self.quantize)
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        return np.cumsum([probability for _, probability in self.combinations])
 
     def _arrange(self, types: tuple[str, ...], rng: np.random.Generator) -> list[str]:
         if self.order == 'listed':

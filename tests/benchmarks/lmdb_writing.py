@@ -71,7 +71,7 @@ def make(files: Path, output: Path, args: argparse.Namespace, parallel: bool = T
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     names = sorted(path.name for path in files.iterdir())
-    keys = [f'{turn}{Path(name).stem}' if turn else Path(name).stem for turn in range(times) for name in names]
+    keys = [f'again{turn}-{Path(name).stem}' if turn else Path(name).stem for turn in range(times) for name in names]
     with quiet():
         make_lmdb_from_imgs(
             str(files),
@@ -87,7 +87,7 @@ def make(files: Path, output: Path, args: argparse.Namespace, parallel: bool = T
 def ours(folder: Path, output: Path, args: argparse.Namespace, cut_up: Cut, times: int = 1) -> None:
     """Write the pictures of a folder, every one ``times`` times."""
     jobs = folder_jobs(folder, cut_up)
-    more = [WriteJob(f'{turn}{job.key}', job.path, job.cut) for turn in range(1, times) for job in jobs]
+    more = [WriteJob(f'again{turn}-{job.key}', job.path, job.cut) for turn in range(1, times) for job in jobs]
     with quiet():
         write_lmdb(output, jobs + more, args.compress_level, args.workers)
 

@@ -42,6 +42,14 @@ def slow(*args):
     time.sleep(0.03)
 lmdb_writer._commit = slow
 """
+HELD = """
+stock = lmdb_writer._commit
+def held(environment, journal, batch):
+    stock(environment, journal, batch)
+    if len(journal.done) >= {}:
+        time.sleep(60)
+lmdb_writer._commit = held
+"""
 WITHIN_TRANSACTION = """
 stock, calls = lmdb_writer._commit, []
 def commit(environment, journal, batch):
@@ -148,7 +156,7 @@ def test_any_number_of_workers_writes_the_same(folder, expected, monkeypatch):
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs /proc')
 def test_a_killed_run_goes_on_and_leaves_no_worker(folder, expected):
     for stop_at in (4, 15, 25):
-        process = start(folder, 2, SLOW)
+        process = start(folder, 2, HELD.format(stop_at))
         wait_until(lambda at=stop_at, pid=process.pid: progress(folder) >= at and len(workers_of(pid)) == 2)
         workers = children(process.pid)
         process.kill()
@@ -185,7 +193,7 @@ def test_killed_after_the_renaming_it_is_done(folder, expected):
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs /proc')
 def test_ctrl_c_stops_cleanly(folder, expected):
-    process = start(folder, 2, SLOW)
+    process = start(folder, 2, HELD.format(5))
     wait_until(lambda: progress(folder) >= 5 and len(workers_of(process.pid)) == 2)
     workers = workers_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too

@@ -95,9 +95,9 @@ def test_says_what_it_is_and_how_to_run_it(path):
 @pytest.mark.parametrize('folder', ['', 'tiny/'], ids=['full', 'tiny'])
 def test_stages_fit_together(folder):
     stage = {name: read_options(OPTIONS / f'{folder}unirestorer_{name}.yml') for name in STAGES}
-    steps = stage['experts']['datasets']['train']['expert_batch']['steps_per_level']
+    batch = stage['experts']['datasets']['train']['expert_batch']
     tree = tree_of(stage['clustering']['clustering']['level_sizes'])
-    assert stage['experts']['train']['total_iter'] == sum(steps_of_experts(tree, steps).values())
+    assert stage['experts']['train']['total_iter'] == sum(steps_of_experts(tree, batch).values())
     built_on = stage['clustering']['datasets']['train']
     for later in ('experts', 'routing'):
         data = stage[later]['datasets']['train']

@@ -13,7 +13,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from basicsr_unirestorer.clustering.assignments import read_assignments
-from basicsr_unirestorer.clustering.expert_plan import ExpertPlan
+from basicsr_unirestorer.clustering.expert_plan import ExpertPlan, check_expert_batch
 from basicsr_unirestorer.clustering.rounds import Rounds
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.data.crops import Cutting, to_tensor
@@ -48,7 +48,6 @@ OWN_KEYS = (
     'assignments',
     'expert_batch',
 )
-EXPERT_BATCH_KEYS = ('batch_size', 'steps_per_level', 'experts')
 
 
 @DATASET_REGISTRY.register()
@@ -82,8 +81,8 @@ class MixedDegradationLMDBDataset(Dataset):
             - gt_size: Side of training crops in pixels; whole pictures where None or outside training.
             - use_hflip, use_rot: Random flips and quarter turns in training.
             - tree, assignments: Files of the clustering stage; samples then know their leaf.
-            - expert_batch: ``{batch_size, steps_per_level, experts}``; one item is then a whole batch of one expert,
-              see ``ExpertPlan``. Sources keep their proportions inside each expert's group.
+            - expert_batch: ``{batch_size, steps_per_level, ...}``, see ``ExpertPlan``; one item is then a whole batch
+              of one expert. Sources keep their proportions inside each expert's group.
 
     Raises:
         OptionError: Unknown keys, or keys that need each other.
@@ -252,8 +251,7 @@ class MixedDegradationLMDBDataset(Dataset):
         batch = self.opt.get('expert_batch')
         if batch and self.train:
             rates = np.concatenate([np.full(rounds.size, rounds.quota / rounds.size) for rounds in self.rounds])
-            steps, experts = batch['steps_per_level'], batch.get('experts')
-            self.plan = ExpertPlan(self.tree, self.leaf_ids, steps, batch['batch_size'], experts, self.seed, rates)
+            self.plan = ExpertPlan(self.tree, self.leaf_ids, batch, self.seed, rates)
 
 
 def _check_assignment(opt: Mapping, where: str, train: bool) -> None:
@@ -264,7 +262,7 @@ def _check_assignment(opt: Mapping, where: str, train: bool) -> None:
         return
     if not opt.get('assignments'):
         raise OptionError('expert_batch needs tree and assignments, the files that `unirestorer cluster` wrote.')
-    check_keys(batch, EXPERT_BATCH_KEYS, f'{where}.expert_batch')
+    check_expert_batch(batch, f'{where}.expert_batch')
     if train and opt.get('batch_size_per_gpu', 1) != 1:
         raise OptionError(
             f'batch_size_per_gpu is {opt["batch_size_per_gpu"]}, but with expert_batch one '

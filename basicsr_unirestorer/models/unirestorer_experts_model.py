@@ -44,9 +44,7 @@ class UniRestorerExpertsModel(SRModel):
             )
         self.tree = DegradationTree.load(data['tree'])
         check_experts(opt.get('experts') or {}, self.tree)
-        self.steps = steps_of_experts(
-            self.tree, data['expert_batch']['steps_per_level'], data['expert_batch'].get('experts')
-        )
+        self.steps = steps_of_experts(self.tree, data['expert_batch'])
         total = sum(self.steps.values())
         if int(opt['train']['total_iter']) != total:
             raise OptionError(

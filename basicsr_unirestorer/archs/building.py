@@ -8,7 +8,8 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from basicsr_unirestorer import compat
+from basicsr_unirestorer.archs.lora import add_factors
 from basicsr_unirestorer.archs.recognise import differences, likely, shapes_of
-from basicsr_unirestorer.clustering.tree import DegradationTree, Node
+from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
 from basicsr_unirestorer.errors import DataError, OptionError, check_keys, find_registered
 
 
@@ -53,10 +55,17 @@ def _network_class(options: Mapping, where: str) -> type[nn.Module]:
     return find_registered(ARCH_REGISTRY, options.get('type'), f'{where}.type')
 
 
-def seeded_network(options: Mapping, seed: int, name: str) -> nn.Module:
-    """Build a network whose initial weights depend on (seed, name) alone, whatever was built before it."""
+@contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """While it is active, random initial values depend on (seed, name) alone; the random state is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(f'{seed}/{name}'.encode()))
+        yield
+
+
+def seeded_network(options: Mapping, seed: int, name: str) -> nn.Module:
+    """Build a network whose initial weights depend on (seed, name) alone, whatever was built before it."""
+    with seeded(seed, name):
         return make_network(options, 'experts')
 
 
@@ -206,19 +215,28 @@ def expert_options(experts: Mapping, node: Node) -> dict:
 
     Args:
         experts: The ``experts`` block: ``default``, and optionally ``by_label`` (for nodes dominated by a degradation
-            type) and ``overrides`` (by node name, strongest).
+            type), ``overrides`` (by node name, strongest) and ``lora`` (``rank``, 8 if not given, and ``alpha``, 16).
         node: The tree node.
+
+    Returns:
+        ``type`` and arguments and, where ``lora`` is given and the network is the root's, ``lora: {rank, alpha}``: the
+        expert is then LoRA factors on the root's weights (``node_expert``).
 
     Raises:
         OptionError: Unknown keys, or no ``default``.
     """
-    check_keys(experts, ('default', 'by_label', 'overrides', 'weights'), 'experts')
+    check_keys(experts, ('default', 'by_label', 'overrides', 'weights', 'lora'), 'experts')
     if 'default' not in experts:
         raise OptionError('experts.default is missing; give the network every node gets, e.g. {type: NAFNetExpert}.')
-    chosen = experts['default']
+    by_label, overrides = (experts.get(key) or {} for key in ('by_label', 'overrides'))
+    root = dict(overrides.get(node_name(0, 0), experts['default']))
+    if not node.level:
+        return deepcopy(root)
     dominant = next((label for label, count in node.labels.items() if count > node.count / 2), None)
-    chosen = (experts.get('by_label') or {}).get(dominant, chosen) if node.level else chosen
-    return deepcopy(dict((experts.get('overrides') or {}).get(node.name, chosen)))
+    options = dict(overrides.get(node.name, by_label.get(dominant, experts['default'])))
+    if experts.get('lora') is not None and options == root:
+        options['lora'] = {'rank': 8, 'alpha': 16, **experts['lora']}
+    return deepcopy(options)
 
 
 def check_experts(experts: Mapping, tree: DegradationTree) -> None:
@@ -235,6 +253,27 @@ def check_experts(experts: Mapping, tree: DegradationTree) -> None:
     for group, networks in (('by_label', by_label), ('overrides', overrides)):
         for key, options in networks.items():
             check_network(options, f'experts.{group}.{key}')
+    if experts.get('lora') is not None:
+        _check_lora(experts, tree)
+
+
+def _check_lora(experts: Mapping, tree: DegradationTree) -> None:
+    lora = experts['lora']
+    check_keys(lora, ('rank', 'alpha'), 'experts.lora')
+    for key, kinds, meant in (('rank', int, 'a whole number from 1'), ('alpha', (int, float), 'a number above 0')):
+        value = lora.get(key, 1)
+        if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
+            raise OptionError(f'experts.lora.{key} is {value!r}; give {meant}, e.g. lora: {{rank: 8, alpha: 16}}.')
+    adapted = [node for node in tree.nodes if 'lora' in expert_options(experts, node)]
+    if not adapted and len(tree.nodes) > 1:
+        raise OptionError(
+            "experts.lora has no effect, since no other node has the root's network; give l0_00 the network of the "
+            'others, or leave lora out.'
+        )
+    if adapted:
+        with NoRandomValues():
+            root = make_network(expert_options(experts, tree.nodes[0]), 'experts')
+        add_factors(root, **expert_options(experts, adapted[0])['lora'])
 
 
 def weights_fingerprint(params: Mapping[str, Tensor]) -> str:

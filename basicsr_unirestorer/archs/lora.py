@@ -7,6 +7,7 @@ never changed: merging keeps that sum beside them, so that un-merging is exact a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from basicsr_unirestorer.errors import DataError, OptionError
 
 Number = float | Callable[[str], float]
+ADAPTABLE = (nn.Conv2d, nn.Linear)
 
 
 class LoRALayer(nn.Module):
@@ -30,8 +32,7 @@ class LoRALayer(nn.Module):
         super().__init__()
         if int(rank) != rank or rank < 1 or alpha <= 0:
             raise OptionError(f'LoRA rank is {rank} and alpha {alpha}; give a whole rank from 1 and an alpha above 0.')
-        rows, columns = _factor_sides(layer)
-        inner = int(rank) * (layer.kernel_size[0] if isinstance(layer, nn.Conv2d) else 1)
+        rows, inner, columns = _factor_sides(layer, int(rank))
         like = {'dtype': layer.weight.dtype, 'device': layer.weight.device}
         self.lora_A = nn.Parameter(torch.empty(inner, columns, **like))
         self.lora_B = nn.Parameter(torch.zeros(rows, inner, **like))  # so that fresh factors change nothing
@@ -67,12 +68,23 @@ class LoRALayer(nn.Module):
         super()._load_from_state_dict(*args)
 
 
-def _factor_sides(layer: nn.Module) -> tuple[int, int]:
-    """Return the rows of B and the columns of A; their product has as many entries as the weight, groups or not."""
+def _factor_sides(layer: nn.Module, rank: int) -> tuple[int, int, int]:
+    """Return the rows of B, what B and A share, and the columns of A.
+
+    The product of rows and columns has as many entries as the weight, groups or not.
+    """
     if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features
+        return layer.out_features, rank, layer.in_features
     height, width = layer.kernel_size
-    return layer.out_channels // layer.groups * height, layer.in_channels * width
+    return layer.out_channels // layer.groups * height, rank * height, layer.in_channels * width
+
+
+def factors_are_smaller(layer: nn.Module, rank: int) -> bool:
+    """Return whether ``add_lora`` can adapt a layer and its factors would hold fewer numbers than its weight."""
+    if type(layer) not in ADAPTABLE:
+        return False
+    rows, inner, columns = _factor_sides(layer, rank)
+    return inner * (rows + columns) < rows * columns
 
 
 def lora_layers(net: nn.Module) -> dict[str, LoRALayer]:
@@ -100,11 +112,35 @@ def add_lora(
     if lora_layers(net):
         raise OptionError(f'{type(net).__name__} has LoRA factors already; merge them with fuse_lora first.')
     net.requires_grad_(False)
-    found = {name: m for name, m in net.named_modules() if type(m) in (nn.Conv2d, nn.Linear) and only(name)}
+    found = {name: m for name, m in net.named_modules() if type(m) in ADAPTABLE and only(name)}
     if not found:
         raise OptionError(f'{type(net).__name__} has no convolution or linear layer that LoRA factors could adapt.')
     for name, layer in found.items():
         _replace(net, name, LoRALayer(layer, *(v(name) if callable(v) else v for v in (rank, alpha))))
+    return net
+
+
+def add_factors(net: nn.Module, rank: int, alpha: float) -> nn.Module:
+    """Freeze a network and give it LoRA factors, in place, wherever they are smaller than the layer's own weights.
+
+    Without that limit a depthwise 3x3 convolution would get eight times its own weights at rank 8.
+
+    Args:
+        net: The network; its output does not change. It is marked as one that is stored by its factors alone.
+        rank: Of every layer's factors.
+        alpha: Their strength, as of ``LoRALayer``.
+
+    Raises:
+        OptionError: As ``add_lora``, or no layer is large enough for factors of this rank.
+    """
+    modules = dict(net.named_modules())
+    if not any(factors_are_smaller(module, rank) for module in modules.values()):
+        raise OptionError(
+            f'No layer of {type(net).__name__} is larger than its LoRA factors of rank {rank}; lower '
+            'experts.lora.rank, or train every expert in full (lora: ~).'
+        )
+    add_lora(net, rank, alpha, only=lambda name: factors_are_smaller(modules[name], rank))
+    net.stored_by_factors = True  # unlike LoRARestormerExpert, which holds a base of its own
     return net
 
 
@@ -118,8 +154,15 @@ def lora_state(net: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in net.state_dict().items() if key.endswith(('.lora_A', '.lora_B'))}
 
 
-def load_lora(net: nn.Module, factors: Mapping[str, Tensor]) -> nn.Module:
+def load_lora(
+    net: nn.Module, factors: Mapping[str, Tensor], source: str | Path = 'The state dict of LoRA factors'
+) -> nn.Module:
     """Load factors into a network that has layers for them; the base stays.
+
+    Args:
+        net: The network.
+        factors: What ``lora_state`` returned.
+        source: Where they come from, for the message.
 
     Raises:
         DataError: Naming the first three factors that are missing, unknown or of another shape.
@@ -134,7 +177,7 @@ def load_lora(net: nn.Module, factors: Mapping[str, Tensor]) -> nn.Module:
     ]
     if wrong:
         raise DataError(
-            f'The LoRA factors do not fit {type(net).__name__}: {"; ".join(wrong[:3])}; '
+            f'{source} does not fit {type(net).__name__}: {"; ".join(wrong[:3])}; '
             'build it with the rank, and from the base, that they were trained with.'
         )
     net.load_state_dict(factors, strict=False)

@@ -2,6 +2,8 @@
 
 bundle.yml  degradation_tree.json  degradation_tree.npz  encoder.safetensors  router.safetensors
 experts/l0_00.safetensors  experts/l1_00.safetensors ...
+
+An expert whose options hold ``lora: {rank, alpha}`` is stored as its factors on the weights of ``l0_00``.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from basicsr_unirestorer.archs.building import load_params, loaded_network, weights_fingerprint
+from basicsr_unirestorer.archs.node_expert import loaded_expert
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, TreeMismatchError
 
@@ -90,11 +93,17 @@ def replace_expert(folder: str | Path, name: str, part: Part) -> None:
     """Put another network in the place of one node's expert; the bundle is changed as a whole or not at all.
 
     Raises:
-        DataError: The folder is no sound bundle.
+        DataError: The folder is no sound bundle, or other experts are LoRA factors on this one.
         OptionError: The tree has no node of this name.
     """
     bundle = Bundle(folder)
     bundle.tree.node_id(name)
+    adapted = [other for other, options in bundle.content['experts'].items() if 'lora' in options and other != name]
+    if name == bundle.tree.nodes[0].name and adapted:
+        raise DataError(
+            f'{name} is the base of {len(adapted)} LoRA experts (first: {adapted[0]}), which would no longer fit; '
+            'replace those by whole networks first.'
+        )
     folder = bundle.folder.resolve()
     scratch = folder.with_name(folder.name + '.part')
     shutil.rmtree(scratch, ignore_errors=True)
@@ -207,11 +216,14 @@ class Bundle:
             if not (self.folder / name).is_file():
                 raise DataError(f'{self.folder} lacks {name}; copy the whole bundle again.')
 
-    def _network(self, part: str, options: Mapping) -> nn.Module:
+    def _read(self, part: str) -> dict[str, Tensor]:
         path = self.folder / f'{part}.safetensors'
         if not path.is_file() or file_hash(path) != self.content['files'].get(path.relative_to(self.folder).as_posix()):
             raise DataError(f'{path} is missing or damaged (its checksum differs); copy the whole bundle again.')
-        return loaded_network(options, load_params(path), part, path)
+        return load_params(path)
+
+    def _network(self, part: str, options: Mapping) -> nn.Module:
+        return loaded_network(options, self._read(part), part, self.folder / f'{part}.safetensors')
 
     def encoder(self) -> nn.Module | None:
         """Read the frozen degradation encoder, which a tree of one node has not; raises DataError for a bad file."""
@@ -225,5 +237,7 @@ class Bundle:
         return self._network('router', options)
 
     def expert(self, name: str) -> nn.Module:
-        """Read one node's frozen expert; raises DataError for a missing or damaged file."""
-        return self._network(f'experts/{name}', self.content['experts'][name])
+        """Read one node's frozen expert, factors fused; raises DataError for a missing or damaged file."""
+        part, base = f'experts/{name}', f'experts/{self.tree.nodes[0].name}'
+        source = self.folder / f'{part}.safetensors'
+        return loaded_expert(self.content['experts'][name], self._read(part), lambda: self._read(base), part, source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -13,6 +13,7 @@ from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
 from basicsr_unirestorer.archs.building import frozen, make_network
+from basicsr_unirestorer.archs.lora import add_factors, lora_state
 from basicsr_unirestorer.inference.bundle import Bundle
 
 
@@ -77,6 +78,8 @@ def _logits(router: nn.Module, embedding: Tensor) -> tuple[Tensor, Tensor]:
 def bundle_complexity(folder: str | Path, size: int = 256) -> list[Complexity]:
     """Count every network of a bundle for one RGB picture of ``size`` x ``size`` pixels; networks alike count once.
 
+    A LoRA expert costs the MACs of the root's network, into which it is fused, and the parameters of its factors.
+
     Returns:
         Encoder and router (where the tree has several nodes), then the experts in the order of the tree.
 
@@ -95,9 +98,19 @@ def bundle_complexity(folder: str | Path, size: int = 256) -> list[Complexity]:
     for node in bundle.tree.nodes:
         options = bundle.content['experts'][node.name]
         if str(options) not in known:  # initial weights cost as much as trained ones
-            known[str(options)] = analyse(node.name, frozen(make_network(options, node.name)), lq)
+            known[str(options)] = _analyse_expert(node.name, options, lq)
         rows.append(replace(known[str(options)], part=node.name))
     return rows
+
+
+def _analyse_expert(name: str, options: Mapping, lq: Tensor) -> Complexity:
+    net = frozen(make_network({key: value for key, value in options.items() if key != 'lora'}, name))
+    row = analyse(name, net, lq)
+    if 'lora' not in options:
+        return row
+    factors = lora_state(add_factors(net, **options['lora'])).values()
+    rank = options['lora']['rank']
+    return replace(row, network=f'{row.network} + LoRA {rank}', parameters=sum(f.numel() for f in factors))
 
 
 def complexity_table(rows: list[Complexity], size: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -29,9 +30,19 @@ def save_atomically(content: dict, path: str | Path) -> None:
     os.replace(scratch, path)
 
 
-def cpu_state(net: torch.nn.Module) -> dict[str, Tensor]:
-    """Return a network's weights on the CPU, without wrappers' prefixes."""
-    return {key.removeprefix('module.'): value.detach().cpu() for key, value in net.state_dict().items()}
+def averaged_copy(net: torch.nn.Module) -> torch.nn.Module:
+    """Return the copy of a network that holds the running average; frozen weights are shared, not copied."""
+    shared = {id(parameter): parameter for parameter in net.parameters() if not parameter.requires_grad}
+    return deepcopy(net, shared).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
+    """Move a running average towards the trained weights; frozen ones, whose average would drift by rounding, stay."""
+    averaged = dict(average.named_parameters())
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            averaged[name].mul_(decay).add_(parameter, alpha=1 - decay)
 
 
 def require_finite(loss: Tensor, what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -14,11 +13,18 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from basicsr_unirestorer import compat
-from basicsr_unirestorer.archs.building import check_experts, expert_options, load_into, load_params, seeded_network
+from basicsr_unirestorer.archs.building import check_experts, load_params
+from basicsr_unirestorer.archs.node_expert import build_expert, expert_state, load_expert
 from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
-from basicsr_unirestorer.models.training_util import check_train_options, cpu_state, require_finite, save_atomically
+from basicsr_unirestorer.models.training_util import (
+    averaged_copy,
+    check_train_options,
+    require_finite,
+    save_atomically,
+    update_average,
+)
 
 
 @MODEL_REGISTRY.register()
@@ -61,23 +67,22 @@ class UniRestorerExpertsModel(SRModel):
 
     def _start(self, name: str) -> None:
         node = self.tree.nodes[self.tree.node_id(name)]
-        options = expert_options(self.opt['experts'], node)
-        net = seeded_network(options, self.opt['manual_seed'], name)
-        if node.parent >= 0 and self.opt['train'].get('init_from_parent', True):
-            parent = self.tree.nodes[node.parent]
-            if expert_options(self.opt['experts'], parent) == options:
-                load_into(net, load_params(self._parent_weights(parent.name)), parent.name)
-        self._hold(name, net)
+        self._hold(name, self._build(name, self.opt['train'].get('init_from_parent', True)))
         get_root_logger().info(f'Expert {name}: {self.steps[name]} steps, {node.count} samples, labels {node.labels}')
 
-    def _parent_weights(self, parent: str) -> Path:
+    def _build(self, name: str, init_from_parent: bool) -> torch.nn.Module:
+        seed = self.opt['manual_seed']
+        return build_expert(self.opt['experts'], self.tree, name, seed, self._finished_weights, init_from_parent)
+
+    def _finished_weights(self, parent: str) -> dict[str, torch.Tensor]:
+        """Read the weights of another node's finished expert: of the parent, or of the root that LoRA adapts."""
         folders = [self.opt['path']['models'], self.opt['path'].get('pretrain_network_experts')]
         for folder in filter(None, folders):
             if (Path(folder) / f'net_{parent}_latest.pth').is_file():
-                return Path(folder) / f'net_{parent}_latest.pth'
+                return load_params(Path(folder) / f'net_{parent}_latest.pth')
         raise DataError(
-            f'The expert of the parent node {parent} is not trained (no net_{parent}_latest.pth in '
-            f'{self.opt["path"]["models"]}); train it first, or write init_from_parent: false.'
+            f'The expert of the node {parent} is not trained (no net_{parent}_latest.pth in '
+            f'{self.opt["path"]["models"]}); train it first, or write init_from_parent: false (and lora: ~).'
         )
 
     def _hold(self, name: str, net: torch.nn.Module) -> None:
@@ -88,7 +93,7 @@ class UniRestorerExpertsModel(SRModel):
         if train_opt.get('channels_last', True):
             self.net_g = self.net_g.to(memory_format=torch.channels_last)
         self.net_g.train()
-        self.net_g_ema = deepcopy(self.net_g).eval().requires_grad_(False) if self.ema_decay else None
+        self.net_g_ema = averaged_copy(self.net_g) if self.ema_decay else None
         optim = dict(train_opt['optim_g'])
         trained = [p for p in self.net_g.parameters() if p.requires_grad]  # LoRA leaves its base frozen
         self.optimizer_g = self.get_optimizer(optim.pop('type'), trained, **optim)
@@ -136,7 +141,7 @@ class UniRestorerExpertsModel(SRModel):
         self.step += 1
         if self.net_g_ema is not None:
             # a short expert would keep its parent's weights in a long average: the decay grows with its own steps
-            self.model_ema(min(self.ema_decay, (1 + self.step) / (10 + self.step)))
+            update_average(self.net_g_ema, self.net_g, min(self.ema_decay, (1 + self.step) / (10 + self.step)))
         self.log_dict = OrderedDict([('l_pix', l_pix.item()), (f'{self.node}/l_pix', l_pix.item())])
         if self.step == self.steps[self.node]:
             self._write(f'net_{self.node}_latest.pth')
@@ -163,9 +168,9 @@ class UniRestorerExpertsModel(SRModel):
     # ----------------------------------------------------------------- files
 
     def _write(self, file: str) -> None:
-        content = {'params': cpu_state(self.net_g)}
+        content = {'params': expert_state(self.net_g)}
         if self.net_g_ema is not None:
-            content['params_ema'] = cpu_state(self.net_g_ema)
+            content['params_ema'] = expert_state(self.net_g_ema)
         save_atomically(content, Path(self.opt['path']['models']) / file)
 
     def save(self, epoch: int, current_iter: int) -> None:
@@ -186,10 +191,9 @@ class UniRestorerExpertsModel(SRModel):
         compat.note_resume(resume_state['epoch'], resume_state['iter'])
         name = resume_state['node']
         path = Path(self.opt['path']['models']) / f'net_{name}_{resume_state["iter"]}.pth'
-        options = expert_options(self.opt['experts'], self.tree.nodes[self.tree.node_id(name)])
-        self._hold(name, load_into(seeded_network(options, 0, name), load_params(path, 'params'), path))
+        self._hold(name, load_expert(self._build(name, init_from_parent=False), load_params(path, 'params'), path))
         if self.net_g_ema is not None:
-            load_into(self.net_g_ema, load_params(path, 'params_ema'), path)
+            load_expert(self.net_g_ema, load_params(path, 'params_ema'), path)
         self.optimizer_g.load_state_dict(resume_state['optimizers'][0])
         self.scheduler.load_state_dict(resume_state['schedulers'][0])
         self.step = resume_state['step']

@@ -17,12 +17,10 @@ from basicsr_unirestorer.archs.building import (
     build_encoder,
     check_experts,
     expert_options,
-    frozen,
-    load_into,
     load_params,
-    seeded_network,
     weights_fingerprint,
 )
+from basicsr_unirestorer.archs.node_expert import loaded_expert
 from basicsr_unirestorer.archs.unirestorer_arch import restore_by_node
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError, check_keys
@@ -106,9 +104,9 @@ class UniRestorerRoutingModel(SRModel):
 
     def _load_expert(self, name: str) -> torch.nn.Module:
         options = expert_options(self.opt['experts'], self.tree.nodes[self.tree.node_id(name)])
-        path = self._expert_file(name)
-        net = load_into(seeded_network(options, 0, name), load_params(path), path)
-        return frozen(net.to(memory_format=torch.channels_last))
+        path, root = self._expert_file(name), self._expert_file(self.tree.nodes[0].name)
+        net = loaded_expert(options, load_params(path), lambda: load_params(root), 'experts', path)
+        return net.to(memory_format=torch.channels_last)
 
     def init_training_settings(self) -> None:
         train_opt = self.opt['train']

@@ -103,7 +103,7 @@ def refused(folder, capsys, opt: dict, message: str) -> None:
         ({'train.total_iter': 10}, r'total_iter is 10, but .* 33 steps over 16 experts; write total_iter: 33'),
         (
             {'datasets.train.expert_batch.experts': ['l1_00'], 'train.total_iter': 2},
-            r'parent node l0_00 is not trained \(no net_l0_00_latest.pth .*write init_from_parent: false',
+            r'expert of the node l0_00 is not trained \(no net_l0_00_latest.pth .*write init_from_parent: false',
         ),
         ({'datasets.train.expert_batch.experts': ['l1_0']}, "no node 'l1_0'. Did you mean 'l1_0"),
         ({'datasets.train.expert_batch.steps_per_level': [3, 2]}, 'steps_per_level has 2 numbers'),

@@ -18,7 +18,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     'degrade': ('degrade pictures by a recipe, and show what it does', 'degrade', 'main'),
     'lmdb': ('check LMDBs, pairs of them, and that no test picture is trained on', 'data.lmdb_command', 'main'),
     'cluster': ('embed degraded pictures and build the degradation tree', 'cluster', 'main'),
-    'tree': ('show, check or export a degradation tree', 'cluster', 'tree_main'),
+    'tree': ('show a degradation tree, or grow one', 'tree_command', 'main'),
     'train': ('train what an option file describes', 'train', 'main'),
     'test': ('test what an option file describes', 'test', 'main'),
     'restore': ('restore pictures', 'inference.restorer', 'main'),

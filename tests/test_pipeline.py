@@ -110,11 +110,14 @@ def test_benchmark_columns_obey_their_meaning(smoke_demo):
 
 def test_saved_tree_is_shown_as_text_and_as_json(smoke_demo, capsys):
     assert cli.main(['tree', str(smoke_demo / 'bundle')]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    text = capsys.readouterr().out
+    assert cli.main(['tree', 'show', str(smoke_demo / 'bundle')]) == 0
+    assert capsys.readouterr().out == text
+    lines = text.splitlines()
     assert len(lines) == 16 and re.match(r'l0_00  \d+ samples: ', lines[0])
-    assert cli.main(['tree', str(smoke_demo / 'bundle'), '--json']) == 0
+    assert cli.main(['tree', 'show', str(smoke_demo / 'bundle'), '--json']) == 0
     nodes = json.loads(capsys.readouterr().out)
-    assert [node['name'] for node in nodes] == [line.split()[0] for line in sorted(lines, key=str.strip)]
+    assert [node['name'] for node in nodes] == sorted(re.search(r'l\d_\d\d', line)[0] for line in lines)
 
 
 # ------------------------------------------------------------------------------------------------- the routed network

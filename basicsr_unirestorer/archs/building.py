@@ -232,8 +232,7 @@ def expert_options(experts: Mapping, node: Node) -> dict:
     root = dict(overrides.get(node_name(0, 0), experts['default']))
     if not node.level:
         return deepcopy(root)
-    dominant = next((label for label, count in node.labels.items() if count > node.count / 2), None)
-    options = dict(overrides.get(node.name, by_label.get(dominant, experts['default'])))
+    options = dict(overrides.get(node.name, by_label.get(node.dominant_label, experts['default'])))
     if experts.get('lora') is not None and options == root:
         options['lora'] = {'rank': 8, 'alpha': 16, **experts['lora']}
     return deepcopy(options)

@@ -1,122 +1,134 @@
-"""Hierarchical K-means: from degradation embeddings to a degradation tree (UniRestorer, section 1)."""
+"""Hierarchical clustering: from degradation embeddings to a degradation tree (UniRestorer, section 1)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from basicsr_unirestorer.clustering.levels import (
+    AUTO,
+    check_adaptive,
+    check_level_sizes,
+    choose_partition,
+    split_groups,
+)
+from basicsr_unirestorer.clustering.methods import block_of, check_method
+from basicsr_unirestorer.clustering.points import Points, check_prepare
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node, node_name
-from basicsr_unirestorer.errors import DataError, OptionError
+from basicsr_unirestorer.errors import DataError
 
 
-def check_level_sizes(level_sizes: Sequence[int]) -> None:
-    """Refuse level sizes that are no tree: they start at 1 (the root) and never shrink; raises OptionError."""
-    sizes = list(level_sizes)
-    if not sizes or sizes[0] != 1 or any(b < a for a, b in zip(sizes, sizes[1:], strict=False)):
-        raise OptionError(
-            f'level_sizes is {sizes}, but levels start with 1 (the root) and never shrink; '
-            'write for example level_sizes: [1, 5, 10].'
-        )
-
-
-def split(embeddings: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, float]:
-    """Cluster one group with K-means; returns each row's cluster, largest cluster first, and the inertia."""
-    from sklearn.cluster import KMeans
-
-    if count == 1:
-        return np.zeros(len(embeddings), np.int64), float(((embeddings - embeddings.mean(0)) ** 2).sum())
-    fit = KMeans(count, n_init=10, random_state=seed).fit(embeddings)
-    by_size = np.argsort(-np.bincount(fit.labels_, minlength=count), kind='stable')
-    return np.argsort(by_size)[fit.labels_], float(fit.inertia_)
-
-
-def split_groups(groups: list[np.ndarray], embeddings: np.ndarray, total: int, seed: int) -> list[np.ndarray]:
-    """Share ``total`` children out among groups, each further child to the group whose inertia it lowers most.
-
-    Args:
-        groups: Row numbers of each parent's samples.
-        embeddings: Shape (n, d).
-        total: Children wanted in all, at least one a group.
-        seed: Seeds every K-means.
-
-    Returns:
-        For each group, its rows' child numbers.
-    """
-    current = [split(embeddings[rows], 1, seed) for rows in groups]
-    counts = [1] * len(groups)
-    distinct = [len(np.unique(embeddings[rows], axis=0)) for rows in groups]
-
-    def finer(g: int) -> tuple[np.ndarray, float]:
-        if distinct[g] <= counts[g]:
-            return current[g][0], np.inf  # nothing left to tell apart
-        return split(embeddings[groups[g]], counts[g] + 1, seed)
-
-    following = [finer(g) for g in range(len(groups))]
-    for _ in range(total - len(groups)):
-        gains = [now[1] - after[1] for now, after in zip(current, following, strict=True)]
-        g = int(np.argmax(gains))
-        if not np.isfinite(gains[g]):
-            raise DataError(f'The samples hold fewer than {total} distinct embeddings; lower level_sizes or add data.')
-        current[g], counts[g] = following[g], counts[g] + 1
-        following[g] = finer(g)
-    return [children for children, _ in current]
+def check_clustering(settings: Mapping) -> None:
+    """Refuse settings of ``build_tree`` that cannot be meant, before anything is embedded; raises OptionError."""
+    check_level_sizes(settings.get('level_sizes') or [])
+    check_method(settings.get('method') or 'kmeans')
+    check_prepare(settings.get('prepare'))
+    check_adaptive(settings.get('adaptive'))
 
 
 def build_tree(
     embeddings: np.ndarray,
     captions: Sequence[str],
-    level_sizes: Sequence[int],
+    level_sizes: Sequence[int | str],
     seed: int = 0,
     build: dict | None = None,
+    method: str = 'kmeans',
+    prepare: Mapping | None = None,
+    adaptive: Mapping | None = None,
 ) -> tuple[DegradationTree, np.ndarray]:
     """Cluster embeddings level by level, each level inside the groups of the one above.
 
+    Groups are found among prepared embeddings; a node's centre is the mean of its group's embeddings as they are, so
+    ``DegradationTree.assign`` and the router need no preparation.
+
     Args:
-        embeddings: Shape (n, d), finite.
+        embeddings: Shape (n, d), finite. With ``method='mini_batch'`` they may be memory-mapped, float32 or float16,
+            and memory stays bounded; the other methods hold them in memory.
         captions: Degradation caption of each sample; used to describe the nodes, never to build them.
-        level_sizes: Nodes a level, the root first, e.g. ``[1, 5, 10]``.
-        seed: Seeds every K-means.
+        level_sizes: Nodes a level, the root first, e.g. ``[1, 5, 10]``; ``'auto'`` lets the data decide.
+        seed: Seeds every clustering.
         build: Facts to keep in the tree (encoder and data fingerprints).
+        method: One of ``methods.METHODS``.
+        prepare: See ``Points``.
+        adaptive: See ``levels.choose_partition``, for levels of size ``'auto'``.
 
     Returns:
         The tree and each sample's leaf id, shape (n,), int64.
 
     Raises:
-        OptionError: ``level_sizes`` is no tree.
-        DataError: Too few samples, too few distinct embeddings, or a NaN among them.
+        OptionError: ``level_sizes`` is no tree, or an unknown method or preparation.
+        DataError: Too few samples, too few distinct embeddings, equal centres, or a NaN among the embeddings.
     """
     check_level_sizes(level_sizes)
-    embeddings = np.asarray(embeddings, np.float32)
-    if len(embeddings) < level_sizes[-1]:
-        raise DataError(
-            f'{len(embeddings)} samples cannot fill {level_sizes[-1]} leaves; lower level_sizes or add data.'
-        )
-    if not np.isfinite(embeddings).all():
-        raise DataError(
-            f'{int((~np.isfinite(embeddings).all(1)).sum())} of {len(embeddings)} embeddings are not '
-            'finite; train the encoder with a lower learning rate.'
-        )
-    groups = [np.arange(len(embeddings))]
+    check_method(method)
+    check_adaptive(adaptive)
+    points = Points(_readable(embeddings, method), prepare, seed)
+    largest = max((size for size in level_sizes if size != AUTO), default=1)
+    if len(points) < largest:
+        raise DataError(f'{len(points)} samples cannot fill {largest} leaves; lower level_sizes or add data.')
+    groups = [np.arange(len(points))]
     parents = [-1]
     nodes: list[Node] = []
     centres: list[np.ndarray] = []
+    build = dict(build or {})
     for level, size in enumerate(level_sizes):
         if level:
             first = len(nodes) - len(groups)  # node id of the first parent
-            children = split_groups(groups, embeddings, size, seed)
+            if size == AUTO:
+                children, scores = choose_partition(groups, points, level, seed, method, adaptive)
+                build.setdefault('adaptive_scores', {})[str(level)] = {str(n): score for n, score in scores.items()}
+            else:
+                children = split_groups(groups, points, _fitting(size, groups, level), seed, method)
             parents = [first + g for g, child in enumerate(children) for _ in range(child.max() + 1)]
             groups = [
                 rows[child == c] for rows, child in zip(groups, children, strict=True) for c in range(child.max() + 1)
             ]
         for index, (rows, parent) in enumerate(zip(groups, parents, strict=True)):
-            centre = embeddings[rows].mean(0)
-            radius = float(np.sqrt(((embeddings[rows] - centre) ** 2).sum(1).mean()))
-            histogram = dict(Counter(captions[row] for row in rows).most_common())
-            nodes.append(Node(node_name(level, index), level, parent, len(rows), histogram, radius))
+            node, centre = _describe(points, rows, captions, level, index, parent, block_of(method) or len(rows))
+            nodes.append(node)
             centres.append(centre)
-    leaf_ids = np.empty(len(embeddings), np.int64)
+    leaf_ids = np.empty(len(points), np.int64)
     for leaf, rows in enumerate(groups):
         leaf_ids[rows] = leaf
-    return DegradationTree(tuple(nodes), np.stack(centres), build or {}), leaf_ids
+    tree = DegradationTree(tuple(nodes), np.stack(centres), build)
+    check_centres(tree)
+    return tree, leaf_ids
+
+
+def _readable(embeddings: np.ndarray, method: str) -> np.ndarray:
+    """Hold embeddings in memory as float32, but where the method reads them in blocks."""
+    return embeddings if block_of(method) else np.asarray(embeddings, np.float32)
+
+
+def _fitting(size: int, groups: list[np.ndarray], level: int) -> int:
+    if size < len(groups):  # an adaptive level above took more
+        raise DataError(
+            f'Level {level} shall have {size} nodes, but the adaptive level above it has {len(groups)}; write a larger '
+            'number, auto, or a smaller clustering.adaptive.max_nodes.'
+        )
+    return size
+
+
+def _describe(
+    points: Points, rows: np.ndarray, captions: Sequence[str], level: int, index: int, parent: int, block: int
+) -> tuple[Node, np.ndarray]:
+    centre = points.centre(rows, block)
+    histogram = dict(Counter(captions[row] for row in rows).most_common())
+    radius = points.radius(rows, centre, block)
+    return Node(node_name(level, index), level, parent, len(rows), histogram, radius), centre
+
+
+def check_centres(tree: DegradationTree) -> None:
+    """Refuse siblings with equal centres, between which nobody could choose; raises DataError."""
+    for node_id in range(len(tree.nodes)):
+        children = tree.children(node_id)
+        _, first = np.unique(tree.centres[children], axis=0, return_index=True)
+        if len(first) < len(children):
+            twin = next(i for i in range(len(children)) if i not in first)
+            same = next(i for i in first if np.array_equal(tree.centres[children[i]], tree.centres[children[twin]]))
+            raise DataError(
+                f'Nodes {tree.nodes[children[same]].name} and {tree.nodes[children[twin]].name} have the same centre, '
+                'so nothing can tell their samples apart; lower level_sizes.'
+            )

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from basicsr_unirestorer.clustering.instruction import leaf_mask, read_wishes
 from basicsr_unirestorer.errors import DataError, OptionError, did_you_mean
 
 FORMAT_VERSION = 1
+MAX_DIFFERENCES = 2**24  # numbers held at once where embeddings are compared with centres: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Node:
             for label in sorted({label for _, label in parse_caption(caption)}):
                 histogram[label] = histogram.get(label, 0) + count
         return dict(sorted(histogram.items(), key=lambda item: -item[1]))
+
+    @property
+    def dominant_label(self) -> str | None:
+        """The degradation type of more than half of the samples, by which ``experts: by_label`` chooses networks."""
+        return next((label for label, count in self.labels.items() if count > self.count / 2), None)
 
 
 def node_name(level: int, index: int) -> str:
@@ -112,7 +119,7 @@ class DegradationTree:
         """Send embeddings down the tree: at each level to the nearest centre inside the parent (method, section 1).
 
         Args:
-            embeddings: Shape (n, embed_dim).
+            embeddings: Shape (n, embed_dim), in memory or memory-mapped; read in blocks.
 
         Returns:
             Leaf ids, shape (n,), int64.
@@ -121,41 +128,30 @@ class DegradationTree:
         for _ in range(self.num_levels - 1):
             for node_id in np.unique(position):
                 children = np.asarray(self.children(node_id))
-                rows = np.flatnonzero(position == node_id)
-                distances = ((embeddings[rows, None] - self.centres[children]) ** 2).sum(-1)
-                position[rows] = children[distances.argmin(1)]
+                centres = self.centres[children]
+                members = np.flatnonzero(position == node_id)
+                size = max(1, MAX_DIFFERENCES // centres.size)
+                for rows in (members[start : start + size] for start in range(0, len(members), size)):
+                    block = np.asarray(embeddings[rows], np.result_type(embeddings, np.float32))
+                    distances = ((block[:, None] - centres) ** 2).sum(-1)  # (rows, children)
+                    position[rows] = children[distances.argmin(1)]
         return position - self.leaves[0]
 
     def leaf_mask(self, labels: Sequence[str], min_share: float = 0.1) -> np.ndarray:
         """Prune the tree to what a user says is wrong with a picture (instruction mode).
 
         Args:
-            labels: Degradation types, e.g. ``['rain', 'noise']``.
-            min_share: Share of a leaf's samples that must have a label for the leaf to count as containing it.
+            labels: Degradations with or without strength, e.g. ``['rain', 'large noise']``.
+            min_share: Share of a leaf's samples that must have it for the leaf to count as containing it.
 
         Returns:
             Shape (num_leaves,), bool: leaves containing all the labels or, where no leaf does, any of them.
 
         Raises:
-            OptionError: A label that no leaf contains.
+            OptionError: A label, or a strength of it, that the tree has not seen.
         """
-        known = self.nodes[0].labels
-        if not known:
-            raise OptionError('The tree carries no degradation labels; use auto mode, which looks at the picture.')
-        for label in labels:
-            if label not in known:
-                raise OptionError(
-                    f"The tree knows no degradation '{label}'.{did_you_mean(label, known)} "
-                    f'It knows {", ".join(sorted(known))}.'
-                )
-        histograms = [(self.nodes[leaf].labels, max(self.nodes[leaf].count, 1)) for leaf in self.leaves]
-        contains = np.asarray(
-            [[histogram.get(label, 0) / count >= min_share for label in labels] for histogram, count in histograms]
-        )
-        if not contains.any():  # so rare that it dominates no leaf: take the leaves with most of it
-            shares = np.asarray([[h.get(label, 0) / n for label in labels] for h, n in histograms])
-            contains = shares >= shares.max()
-        return contains.all(1) if contains.all(1).any() else contains.any(1)
+        wishes = read_wishes(labels, self.nodes[0].captions)
+        return leaf_mask([self.nodes[leaf].captions for leaf in self.leaves], wishes, min_share)
 
     def node_for_caption(self, caption: str) -> int:
         """Return the finest node that knows a caption: the leaf holding most samples of it, else the root (oracle)."""

@@ -288,10 +288,10 @@ def page(opt: dict, summary: list[dict], rows: list[dict], scale: Scale) -> None
     """Write ``index.html``: one example of each caption, the table and the tree."""
     from basicsr.data import build_dataset
 
-    from basicsr_unirestorer.cluster import tree_lines
     from basicsr_unirestorer.inference.benchmark import to_uint8
     from basicsr_unirestorer.inference.report import Example, write_report
     from basicsr_unirestorer.inference.restorer import Restorer
+    from basicsr_unirestorer.tree_command import tree_lines
 
     restorer = Restorer.from_bundle('bundle')
     examples = []

@@ -130,8 +130,10 @@ def test_bad_embeddings_are_refused():
     embeddings, captions = blobs(per_cell=2)
     with pytest.raises(DataError, match='8 samples cannot fill 9 leaves'):
         build_tree(embeddings, captions, [1, 9])
-    with pytest.raises(DataError, match='fewer than 3 distinct'):
+    with pytest.raises(DataError, match='All 8 embeddings are equal'):
         build_tree(np.ones_like(embeddings), captions, [1, 3])
+    with pytest.raises(DataError, match='fewer than 3 distinct'):
+        build_tree(np.tile(embeddings[:2], (4, 1)), captions, [1, 3])
     embeddings[3, 0] = np.nan
     with pytest.raises(DataError, match='1 of 8 embeddings are not finite'):
         build_tree(embeddings, captions, [1, 2])
@@ -149,6 +151,12 @@ def test_damaged_files_are_refused(built, tmp_path):
     (tmp_path / 'degradation_tree.json').write_text('{')
     with pytest.raises(DataError, match='cannot be read as a degradation tree'):
         DegradationTree.load(tmp_path)
+
+
+def test_assignment_does_not_depend_on_how_many_are_assigned_at_once(built, monkeypatch):
+    tree, leaf_ids, embeddings, _ = built
+    monkeypatch.setattr('basicsr_unirestorer.clustering.tree.MAX_DIFFERENCES', 40)
+    assert np.array_equal(tree.assign(embeddings), leaf_ids)
 
 
 def test_unknown_node_names_get_the_nearest():

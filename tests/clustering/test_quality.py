@@ -69,7 +69,10 @@ def test_starved_nodes_are_named_and_settings_are_heard():
 
 @pytest.mark.parametrize(
     ('captions', 'note'),
-    [(['large noise'] * 240, "All samples are called 'large noise'"), (['small rain', 'large rain'] * 120, "of type 'rain'")],
+    [
+        (['large noise'] * 240, "All samples are called 'large noise'"),
+        (['small rain', 'large rain'] * 120, "of type 'rain'"),
+    ],
 )
 def test_one_label_only_is_said_and_not_measured(captions, note):
     result = report(captions)[0]

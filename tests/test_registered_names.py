@@ -12,7 +12,7 @@ EXPERTS = {
 }
 ENCODERS = {'CompactDegradationEncoder', 'CaptionEncoder', 'DACLIPEncoder', 'DACLIPCaptionEncoder'}
 ARCHS = {'UniRestorer', 'UniRestorerRouter'} | EXPERTS | ENCODERS
-DATASETS = {'MixedDegradationLMDBDataset'}
+DATASETS = {'MixedDegradationLMDBDataset', 'RoutingSamplesDataset'}
 LOSSES = {'DegradationGranularityLoss', 'LoadBalancingLoss', 'CaptionContrastiveLoss'}
 MODELS = {'DegradationEncoderModel', 'UniRestorerExpertsModel', 'UniRestorerRoutingModel', 'UniRestorerModel'}
 

@@ -225,7 +225,7 @@ def expert_options(experts: Mapping, node: Node) -> dict:
     Raises:
         OptionError: Unknown keys, or no ``default``.
     """
-    check_keys(experts, ('default', 'by_label', 'overrides', 'weights', 'lora'), 'experts')
+    check_keys(experts, ('default', 'by_label', 'overrides', 'weights', 'lora', 'cache_mb'), 'experts')
     if 'default' not in experts:
         raise OptionError('experts.default is missing; give the network every node gets, e.g. {type: NAFNetExpert}.')
     by_label, overrides = (experts.get(key) or {} for key in ('by_label', 'overrides'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class NoisyGate(nn.Linear):
 
     def forward(self, estimate: Tensor, generator: torch.Generator | None = None) -> Tensor:
         logits, scale = super().forward(estimate).chunk(2, dim=1)
-        if not self.training:
+        if not self.training or generator is None:
             return logits
         noise = torch.randn(logits.shape, generator=generator).to(logits)
         return logits + noise * (F.softplus(scale) + 1e-2)
@@ -74,6 +75,11 @@ class UniRestorerRouter(nn.Module):
         num_levels: Levels, root included, where no tree is given.
         embed_dim: Length of an embedding.
         depth: Linear layers of each estimate head.
+        leaf_temperature: Divides the leaf logits, so that their softmax is a calibrated probability; the choice of a
+            leaf stays what it is. Fitted after training, like the next two.
+        level_temperature: The same for the level logits.
+        reach: How far from each node's centre its own samples lie, one number a node of the tree, root first; a
+            picture farther away falls back to a coarser node. None: nothing is out of reach.
 
     Raises:
         TreeMismatchError: The tree's centres are not ``embed_dim`` long.
@@ -86,6 +92,9 @@ class UniRestorerRouter(nn.Module):
         num_levels: int | None = None,
         embed_dim: int = 512,
         depth: int = 5,
+        leaf_temperature: float = 1.0,
+        level_temperature: float = 1.0,
+        reach: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if tree is not None:
@@ -102,17 +111,22 @@ class UniRestorerRouter(nn.Module):
         self.granularity_head = EstimateHead(embed_dim, depth)
         self.leaf_gate = NoisyGate(embed_dim, num_leaves)
         self.level_gate = NoisyGate(embed_dim, num_levels)
+        self.leaf_temperature = leaf_temperature
+        self.level_temperature = level_temperature
+        self.reach = None if reach is None else tuple(reach)
 
     def forward(self, embedding: Tensor, generator: torch.Generator | None = None) -> RouterOutput:
         """Estimate leaf and level.
 
         Args:
             embedding: Output of the degradation encoder, shape (n, embed_dim).
-            generator: Drives the gates' noise; used in training mode only.
+            generator: Draws the gates' noise; used in training mode only. No noise where None.
         """
         e_d = self.degradation_head(embedding)
         e_g = self.granularity_head(embedding)
-        return RouterOutput(e_d, e_g, self.leaf_gate(e_d, generator), self.level_gate(e_g, generator))
+        leaf_logits = self.leaf_gate(e_d, generator) / self.leaf_temperature
+        level_logits = self.level_gate(e_g, generator) / self.level_temperature
+        return RouterOutput(e_d, e_g, leaf_logits, level_logits)
 
 
 def pick_node(leaf_logits: Tensor, level_logits: Tensor, tree: DegradationTree) -> Tensor:
@@ -143,3 +157,24 @@ def pick_node(leaf_logits: Tensor, level_logits: Tensor, tree: DegradationTree) 
         )
     paths = torch.as_tensor(tree.paths, device=leaf_logits.device)  # (num_leaves, num_levels) -> node id
     return paths[leaf_logits.argmax(dim=1), level_logits.argmax(dim=1)]
+
+
+def node_probs(leaf_probs: Tensor, level_probs: Tensor, paths: Tensor) -> Tensor:
+    """Return how probable each node is: leaf times level, summed over the leaves that share it as an ancestor.
+
+    Args:
+        leaf_probs: Shape (n, num_leaves), rows add up to one.
+        level_probs: Shape (n, num_levels), rows add up to one.
+        paths: Node ids from the root to each leaf, shape (num_leaves, num_levels), int64.
+
+    Returns:
+        Shape (n, num_nodes), rows add up to one; differentiable.
+    """
+    joint = leaf_probs[:, :, None] * level_probs[:, None, :]  # (n, num_leaves, num_levels)
+    nodes = joint.new_zeros(len(joint), int(paths.max()) + 1)
+    return nodes.index_add(1, paths.flatten(), joint.flatten(1))
+
+
+def distances_to_nodes(embedding: Tensor, tree: DegradationTree) -> Tensor:
+    """Return how far embeddings, shape (n, embed_dim), lie from the centre of every node: shape (n, num_nodes)."""
+    return torch.cdist(embedding.float(), torch.as_tensor(tree.centres, device=embedding.device))

@@ -43,6 +43,7 @@ class Scale:
     encoder_iters: int
     steps_per_level: tuple[int, int, int]
     routing_iters: int
+    routing_samples: int
     patch: int
     width: int
     variants: int
@@ -59,7 +60,8 @@ SCALES = {
     'demo': Scale(
         encoder_iters=260,
         steps_per_level=(900, 320, 120),
-        routing_iters=150,
+        routing_iters=300,
+        routing_samples=600,
         patch=48,
         width=16,
         variants=8,
@@ -71,6 +73,7 @@ SCALES = {
         encoder_iters=6,
         steps_per_level=(3, 2, 2),
         routing_iters=4,
+        routing_samples=40,
         patch=16,
         width=4,
         variants=1,
@@ -148,7 +151,10 @@ def stage_options(scale: Scale) -> dict[str, dict]:
         data['expert_batch']['steps_per_level'] = (
             list(scale.steps_per_level) if stage == 'experts' else [scale.expert_steps, 0, 0]
         )
-    stages['routing']['datasets']['train']['gt_size'] = max(2 * scale.patch, 32)
+    data = stages['routing']['datasets']['train']
+    data['gt_size'] = max(2 * scale.patch, 32)
+    data['max_samples'] = scale.routing_samples
+    data['route_also'][0]['max_samples'] = scale.routing_samples // 4
     stages['routing']['train']['expert_size'] = scale.patch
     stages['encoder']['datasets'].pop('val')
     stages['encoder'].pop('val')

@@ -9,6 +9,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from basicsr_unirestorer.archs.router_arch import node_probs
+
 
 @LOSS_REGISTRY.register()
 class DegradationGranularityLoss(nn.Module):
@@ -55,6 +57,26 @@ class LoadBalancingLoss(nn.Module):
             return level_probs.new_zeros(())
         load = F.normalize(level_probs.sum(dim=0), p=1, dim=0)
         return self.loss_weight * load.var() / (load.mean() ** 2 + 1e-10)
+
+
+def expected_regret(leaf_probs: Tensor, level_probs: Tensor, psnr: Tensor, paths: Tensor) -> Tensor:
+    """Return how much PSNR a router is expected to lose against the best node that was measured, in dB.
+
+    With the loss of every choice known, the gradient needs no sampling: each probability is pushed by what its node
+    costs beyond the average of the others.
+
+    Args:
+        leaf_probs: Shape (n, num_leaves); one-hot where the leaf is known.
+        level_probs: Shape (n, num_levels).
+        psnr: What each node reaches on each sample, shape (n, num_nodes), dB; NaN where it was not measured, which must
+            not be where the probabilities lead.
+        paths: Node ids from the root to each leaf, shape (num_leaves, num_levels).
+
+    Returns:
+        Shape (n,), from 0.
+    """
+    regret = psnr.nan_to_num(nan=float('-inf')).amax(dim=1, keepdim=True) - psnr
+    return (node_probs(leaf_probs, level_probs, paths) * regret.nan_to_num(nan=0.0)).sum(dim=1)
 
 
 @LOSS_REGISTRY.register()

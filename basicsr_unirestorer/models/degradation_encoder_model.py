@@ -6,11 +6,14 @@ from collections import OrderedDict
 from itertools import chain
 
 import torch
+import torch.distributed as dist
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 from basicsr_unirestorer.archs.building import load_into, load_params
 from basicsr_unirestorer.models.training_util import check_train_options, require_finite
@@ -56,11 +59,25 @@ class DegradationEncoderModel(SRModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         self.optimizer_g.zero_grad()
-        l_caption = self.cri_contrastive(self.net_g(self.lq), self.caption, self.net_t)
+        embeddings, captions = self._of_all_ranks(self.net_g(self.lq), self.caption)
+        l_caption = self.cri_contrastive(embeddings, captions, self.net_t)
         require_finite(l_caption, f'the encoder at iteration {current_iter}')
         l_caption.backward()
         self.optimizer_g.step()
         self.log_dict = self.reduce_loss_dict(OrderedDict(l_caption=l_caption))
+
+    def _of_all_ranks(self, embeddings: Tensor, captions: list[str]) -> tuple[Tensor, list[str]]:
+        """Gather the batch of all processes, with gradients.
+
+        A picture is told apart from the others of its batch, so n processes of b pictures each shall see n x b of them,
+        as one process would. Each computes the whole loss; the gradients that come back to a process's own pictures
+        add up over processes, and DDP's mean over processes makes them those of the whole batch.
+        """
+        if not self.opt['dist']:
+            return embeddings, captions
+        told = [None] * self.opt['world_size']
+        dist.all_gather_object(told, captions)
+        return torch.cat(all_gather(embeddings)), [caption for part in told for caption in part]
 
     @torch.no_grad()
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:  # noqa: ANN001
@@ -72,7 +89,8 @@ class DegradationEncoderModel(SRModel):
             captions += data['caption']
         self.net_g.train()
         distinct = sorted(set(captions))
-        nearest = (torch.cat(embeddings) @ self.net_t(distinct).T).argmax(dim=1).tolist()
+        captioner = self.get_bare_model(self.net_t)  # the other ranks do not take part
+        nearest = (torch.cat(embeddings) @ captioner(distinct).T).argmax(dim=1).tolist()
         guesses = [distinct[i] for i in nearest]
         pairs = list(zip(guesses, captions, strict=True))
         results = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+from basicsr.data import build_dataset
 from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
@@ -21,36 +23,52 @@ from basicsr_unirestorer.archs.building import (
     weights_fingerprint,
 )
 from basicsr_unirestorer.archs.node_expert import loaded_expert
+from basicsr_unirestorer.archs.router_arch import pick_node
 from basicsr_unirestorer.archs.unirestorer_arch import restore_by_node
 from basicsr_unirestorer.clustering.tree import DegradationTree
-from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError, check_keys
-from basicsr_unirestorer.inference.bundle import write_bundle
+from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError
+from basicsr_unirestorer.inference.bundle import file_hash, write_bundle
 from basicsr_unirestorer.inference.expert_bank import ExpertBank
+from basicsr_unirestorer.losses.router_loss import expected_regret
+from basicsr_unirestorer.models.calibration import (
+    calibration_error,
+    fitted_temperature,
+    level_target,
+    reach_of_nodes,
+)
+from basicsr_unirestorer.models.routing_table import Measurement, centre, measured_table, table_fingerprint
 from basicsr_unirestorer.models.training_util import check_train_options, require_finite
 
-LEAF_TARGETS = ('assignment', 'caption', 'merit')
+# the paper's losses, where an option file gives no others
+PAPER_LOSSES = {
+    'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
+    'dg_opt': {'type': 'DegradationGranularityLoss', 'loss_weight': 0.1},
+    'balance_opt': {'type': 'LoadBalancingLoss', 'loss_weight': 0.01},
+}
+DATASETS = {'paper': 'MixedDegradationLMDBDataset', 'regret': 'RoutingSamplesDataset'}  # what each objective reads
 
 
 @MODEL_REGISTRY.register()
 class UniRestorerRoutingModel(SRModel):
     """Teach ``network_g`` (a ``UniRestorerRouter``) which expert of the tree to use.
 
-    ``train.pixel_opt``, ``dg_opt`` and ``balance_opt`` are the paper's objective: L1 of the routed picture, reaching
-    the gates through a straight-through factor; L_dg; L_aux. Two direct teachers may be added:
+    ``train.objective``:
 
-    - ``leaf_opt: {loss_weight, target, temperature_db}``: cross entropy of the leaf logits with the leaf that
-      clustering gave the sample (``target: assignment``, the default); with the leaf that holds most samples of its
-      caption (``caption``), which overrules stray assignments; or with the softmax of the PSNR that the experts of its
-      leaf and the siblings reach (``merit``, over ``temperature_db``), which needs crops large enough to judge by;
-    - ``level_opt: {loss_weight, temperature_db}``: cross entropy of the level logits with the softmax of the PSNR that
-      the experts on the chosen leaf's path reach, so that a wrong or useless leaf teaches a coarser level.
+    - ``paper`` (the default): L1 of the routed picture, reaching the gates through a straight-through factor; L_dg;
+      L_aux (``pixel_opt``, ``dg_opt`` and ``balance_opt``, the paper's where not given).
+    - ``regret``: what the experts reach on every sample is measured once, into ``experiments/routing_tables``, and the
+      router trained on these numbers alone: cross entropy with the leaf that clustering gave the sample, and the PSNR
+      that the router is expected to lose against the best level. Samples of ``route_also`` have no leaf; there the
+      expected loss is against the best of all nodes, and teaches both gates. Afterwards temperatures and the reach of
+      every node are fitted, and become options of the bundle's router.
 
     ``train.expert_size`` lets the experts restore only a centre crop of that side; the encoder reads the whole patch.
+    ``experts.cache_mb`` limits the memory of loaded experts.
 
     The end of training writes ``experiments/<name>/bundle``.
     """
 
-    train_options = ('pixel_opt', 'dg_opt', 'balance_opt', 'leaf_opt', 'level_opt', 'expert_size')
+    train_options = ('objective', 'expert_size', *PAPER_LOSSES)
 
     def __init__(self, opt: dict) -> None:
         data = opt['datasets']['train']
@@ -60,13 +78,7 @@ class UniRestorerRoutingModel(SRModel):
                 'see options/unirestorer_routing.yml.'
             )
         check_train_options(opt, self.train_options)
-        leaf_opt = opt['train'].get('leaf_opt') or {}
-        check_keys(leaf_opt, ('loss_weight', 'target', 'temperature_db'), 'train.leaf_opt')
-        if leaf_opt.get('target', 'assignment') not in LEAF_TARGETS:
-            raise OptionError(
-                f"train.leaf_opt.target is '{leaf_opt['target']}'; write one of {', '.join(LEAF_TARGETS)}."
-            )
-        check_keys(opt['train'].get('level_opt') or {}, ('loss_weight', 'temperature_db'), 'train.level_opt')
+        self.objective = _checked_objective(opt)
         self.tree = DegradationTree.load(data['tree'])
         check_experts(opt.get('experts') or {}, self.tree)
         super().__init__(opt)
@@ -78,12 +90,14 @@ class UniRestorerRoutingModel(SRModel):
                 f'{data["tree"]} was built with another encoder than {opt["encoder"]["weights"]}; '
                 'cluster again, or give the encoder that made the tree.'
             )
-        self.bank = ExpertBank(self._load_expert)
+        self.bank = ExpertBank(self._load_expert, int(opt['experts'].get('cache_mb', 2048) * 2**20))
         for node in self.tree.nodes:
             if not self._expert_file(node.name).is_file():
                 raise DataError(
                     f'There is no trained expert {self._expert_file(node.name)}; run the experts stage first.'
                 )
+        if self.objective == 'regret':
+            self._measure()
 
     def _check_router(self) -> None:
         router = self.get_bare_model(self.net_g)
@@ -111,126 +125,95 @@ class UniRestorerRoutingModel(SRModel):
     def init_training_settings(self) -> None:
         train_opt = self.opt['train']
         self.net_g.train()
-        self.cri_pix = build_loss(train_opt['pixel_opt']).to(self.device) if train_opt.get('pixel_opt') else None
-        self.cri_dg = build_loss(train_opt['dg_opt']).to(self.device)
-        self.cri_balance = build_loss(train_opt['balance_opt']).to(self.device)
-        self.leaf_opt = train_opt.get('leaf_opt')
-        self.level_opt = train_opt.get('level_opt')
         self.paths = torch.as_tensor(self.tree.paths, device=self.device)
-        self.siblings = self._sibling_leaves()
-        self.centres = torch.as_tensor(self.tree.centres[self.tree.leaves], device=self.device)
+        if self.objective == 'paper':
+            losses = {key: build_loss(train_opt.get(key) or default) for key, default in PAPER_LOSSES.items()}
+            self.cri_pix, self.cri_dg, self.cri_balance = (loss.to(self.device) for loss in losses.values())
+            self.centres = torch.as_tensor(self.tree.centres[self.tree.leaves], device=self.device)
         self.setup_optimizers()
         self.setup_schedulers()
 
+    def _measure(self) -> None:
+        """Give this model its table of what the experts reach, measuring only what no earlier run has measured."""
+        options = self.opt['datasets']['train']
+        self.samples = build_dataset(options)
+        size = self.opt['train'].get('expert_size')
+        encoder = f'{weights_fingerprint(self.encoder.state_dict())} {_without_weights(self.opt["encoder"])}'
+        experts = {
+            node.name: [expert_options(self.opt['experts'], node), file_hash(self._expert_file(node.name))]
+            for node in self.tree.nodes
+        }
+        fingerprint = table_fingerprint(self.samples, encoder, self.tree, experts, size)
+        folder = Path(self.opt['path']['experiments_root']).parent / 'routing_tables' / fingerprint
+        measure = Measurement(self.encoder, self._expert, self.tree, size, self.device)
+        workers = options['num_worker_per_gpu']
+        table = measured_table(folder, self.samples, measure, workers, self.opt['rank'], self.opt['world_size'])
+        self.table = table.to(self.device)
+        get_root_logger().info(
+            f'{len(table)} samples measured, {int((table.leaf < 0).sum())} of them without leaf: {folder}'
+        )
+
     def feed_data(self, data: dict) -> None:
+        if 'row' in data:
+            self.batch = self.table[data['row'].to(self.device)]
+            return
         super().feed_data(data)
-        # what the experts restore: all of the patch, or its centre
-        h, w = self.lq.shape[-2:]
-        size = self.opt['train'].get('expert_size') or max(h, w)
-        top, left = max(0, (h - size) // 2), max(0, (w - size) // 2)
-        centre = (..., slice(top, top + size), slice(left, left + size))
-        self.expert_lq = self.lq[centre].contiguous(memory_format=torch.channels_last)
-        self.expert_gt = self.gt[centre]
-        self.leaf = data['leaf'].to(self.device)
-        self.sample_id = data['sample_id']
-        self.caption = data['caption']
+        self.expert_lq, self.expert_gt = (
+            centre(picture, self.opt['train'].get('expert_size')) for picture in (self.lq, self.gt)
+        )
+        self.expert_lq = self.expert_lq.contiguous(memory_format=torch.channels_last)
+        if 'leaf' in data:  # a validation set need not know it
+            self.leaf = data['leaf'].to(self.device)
 
     def optimize_parameters(self, current_iter: int) -> None:
         self.optimizer_g.zero_grad()
-        with torch.no_grad():
-            embedding = self.encoder.embed(self.lq)
-        # the noise is a function of the iteration, so a resumed run draws what the run left alone draws
-        noise = torch.Generator().manual_seed(self.opt['manual_seed'] * 1_000_003 + current_iter)
-        out = self.net_g(embedding, noise)
-        leaf, level = out.leaf_logits.argmax(dim=1), out.level_logits.argmax(dim=1)
-        losses = OrderedDict(
-            l_dg=self.cri_dg(out.e_d, out.e_g, self.centres[self.leaf]),
-            l_balance=self.cri_balance(out.level_logits.softmax(dim=1)),
-        )
-        restored = self._restore_path(leaf, level)
-        if self.cri_pix:
-            gate = out.leaf_logits.softmax(1).gather(1, leaf[:, None]) + out.level_logits.softmax(1).gather(
-                1, level[:, None]
-            )  # (n, 1)
-            factor = (gate / gate.detach())[..., None, None]  # one, but it carries the gradient to the gates
-            chosen = torch.stack([restored[t][i] for i, t in enumerate(level.tolist())])
-            losses['l_pix'] = self.cri_pix(chosen * factor, self.expert_gt)
-        if self.leaf_opt:
-            losses['l_leaf'] = self.leaf_opt['loss_weight'] * F.cross_entropy(out.leaf_logits, self._leaf_target())
-        if self.level_opt:
-            losses['l_level'] = self.level_opt['loss_weight'] * F.cross_entropy(
-                out.level_logits, self._softmax_of_psnr(list(restored.values()), self.level_opt)
-            )
+        losses = self._paper_losses(current_iter) if self.objective == 'paper' else self._regret_losses()
         total = sum(losses.values())
-        require_finite(total, f'the router at iteration {current_iter} (samples {", ".join(self.sample_id[:3])} ...)')
+        require_finite(total, f'the router at iteration {current_iter}')
         total.backward()
         self.optimizer_g.step()
         self.log_dict = self.reduce_loss_dict(losses)
-        self.log_dict['leaf_accuracy'] = (leaf == self.leaf).float().mean().item()
+
+    def _paper_losses(self, current_iter: int) -> OrderedDict[str, torch.Tensor]:
+        with torch.no_grad():
+            embedding = self.encoder.embed(self.lq)
+        # the noise is a function of iteration and rank, so a resumed run draws what the run left alone draws
+        seed = (self.opt['manual_seed'] * 1_000_003 + current_iter) * self.opt['world_size'] + self.opt['rank']
+        out = self.net_g(embedding, torch.Generator().manual_seed(seed))
+        leaf, level = out.leaf_logits.argmax(dim=1), out.level_logits.argmax(dim=1)
+        with torch.no_grad():
+            restored = restore_by_node(self.expert_lq, self.paths[leaf, level], self._expert)
+        gate = out.leaf_logits.softmax(1).gather(1, leaf[:, None]) + out.level_logits.softmax(1).gather(
+            1, level[:, None]
+        )  # (n, 1)
+        factor = (gate / gate.detach())[..., None, None]  # one, but it carries the gradient to the gates
+        return OrderedDict(
+            l_pix=self.cri_pix(restored * factor, self.expert_gt),
+            l_dg=self.cri_dg(out.e_d, out.e_g, self.centres[self.leaf]),
+            l_balance=self.cri_balance(out.level_logits.softmax(dim=1)),
+        )
+
+    def _regret_losses(self) -> OrderedDict[str, torch.Tensor]:
+        out, batch = self.net_g(self.batch.embedding), self.batch
+        assigned = batch.leaf >= 0
+        own = F.one_hot(batch.leaf.clamp(min=0), self.tree.num_leaves).to(out.leaf_logits)
+        leaf_probs = torch.where(assigned[:, None], own, out.leaf_logits.softmax(dim=1))
+        regret = expected_regret(leaf_probs, out.level_logits.softmax(dim=1), batch.psnr, self.paths)
+        l_leaf = F.cross_entropy(out.leaf_logits, batch.leaf, ignore_index=-1, reduction='sum') / len(assigned)
+        return OrderedDict(l_leaf=l_leaf, l_regret=regret.mean())
 
     def _expert(self, node_id: int) -> torch.nn.Module:
         return self.bank.get(self.tree.nodes[node_id].name, self.device)
 
-    def _restore(self, node_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Restore the chosen rows of the batch, each with its node's expert; the other rows are zero."""
-        output = torch.zeros_like(self.expert_lq)
-        if rows.any():
-            output[rows] = restore_by_node(self.expert_lq[rows], node_ids[rows], self._expert)
-        return output
-
-    @torch.no_grad()
-    def _restore_path(self, leaf: torch.Tensor, level: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Restore each picture with the experts on its leaf's path: at every level, or only where it is chosen."""
-        everywhere = torch.ones_like(level, dtype=torch.bool)
-        return {
-            t: self._restore(self.paths[leaf, t], everywhere if self.level_opt else level == t)
-            for t in range(self.tree.num_levels)
-        }
-
-    def _sibling_leaves(self) -> torch.Tensor:
-        """Return each leaf's family, shape (num_leaves, largest family): leaf ids, filled up with the leaf itself."""
-        parents = [self.tree.nodes[node_id].parent for node_id in self.tree.leaves]
-        families = [[other for other, p in enumerate(parents) if p == parent] for parent in parents]
-        width = max(map(len, families))
-        rows = [family + [leaf] * (width - len(family)) for leaf, family in enumerate(families)]
-        return torch.tensor(rows, device=self.device)
-
-    @torch.no_grad()
-    def _leaf_target(self) -> torch.Tensor:
-        """Return what the leaf gate should say, shape (n, num_leaves); rows add up to one."""
-        target = self.leaf_opt.get('target', 'assignment')
-        if target == 'assignment':
-            return F.one_hot(self.leaf, self.tree.num_leaves).float()
-        if target == 'caption':
-            nodes = [self.tree.node_for_caption(caption) for caption in self.caption]
-            own = self.leaf.tolist()  # what a caption without samples in the tree, the root's, falls back to
-            leaves = [self.tree.leaves.index(n) if n else leaf for n, leaf in zip(nodes, own, strict=True)]
-            return F.one_hot(torch.tensor(leaves, device=self.device), self.tree.num_leaves).float()
-        family = self.siblings[self.leaf]  # (n, largest family)
-        everywhere = torch.ones_like(self.leaf, dtype=torch.bool)
-        restored = [self._restore(self.paths[column, -1], everywhere) for column in family.unbind(dim=1)]
-        shares = self._softmax_of_psnr(restored, self.leaf_opt)
-        # a leaf that fills up a small family stands there several times, always with the same share: one is kept
-        target = torch.zeros(len(family), self.tree.num_leaves, device=self.device).scatter_(1, family, shares)
-        return target / target.sum(dim=1, keepdim=True)
-
-    def _softmax_of_psnr(self, restored: list[torch.Tensor], options: dict) -> torch.Tensor:
-        """Return the merits of candidates, shape (n, candidates): the softmax of PSNR over a temperature."""
-        mse = torch.stack(
-            [((picture.clamp(0, 1) - self.expert_gt) ** 2).mean(dim=(1, 2, 3)) for picture in restored], 1
-        )
-        psnr = -10 * torch.log10(mse + 1e-8)  # (n, candidates), dB
-        return (psnr / options.get('temperature_db', 0.5)).softmax(dim=1)
-
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:  # noqa: ANN001
-        """Restore whole pictures through the router as it is now."""
+        """Restore whole pictures through the router as it is now, on one process."""
         self.net_g.eval()
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
         self.net_g.train()
 
     @torch.no_grad()
     def test(self) -> None:
-        out = self.net_g(self.encoder.embed(self.lq))
+        out = self.get_bare_model(self.net_g)(self.encoder.embed(self.lq))  # the other ranks do not take part
         leaf, level = out.leaf_logits.argmax(dim=1), out.level_logits.argmax(dim=1)
         self.output = restore_by_node(self.lq, self.paths[leaf, level], self._expert)
 
@@ -240,14 +223,41 @@ class UniRestorerRoutingModel(SRModel):
         if current_iter == -1 and self.opt['rank'] == 0:
             self._write_bundle()
 
+    @torch.no_grad()
+    def _calibration(self) -> dict:
+        """Fit to the samples held out of training what the bundle's router shall know beside its weights."""
+        router = self.get_bare_model(self.net_g).eval()
+        held_out = self.samples.held_out_rows if len(self.samples.held_out_rows) else self.samples.rows
+        table = self.table[torch.as_tensor(held_out, device=self.device)]
+        out = router(table.embedding)
+        router.train()
+        level, assigned = level_target(out, table, self.paths), table.leaf >= 0
+        fitted, words = {}, []
+        for name, logits, target in (
+            ('leaf', out.leaf_logits[assigned].cpu(), table.leaf[assigned].cpu()),
+            ('level', out.level_logits.cpu(), level.cpu()),
+        ):
+            temperature = fitted_temperature(logits, target)
+            before, after = (calibration_error((logits / t).softmax(dim=1), target) for t in (1, temperature))
+            fitted[f'{name}_temperature'] = round(temperature, 4)
+            words.append(f'{name} {temperature:.2f} (calibration error {before:.3f} -> {after:.3f})')
+        node_id = pick_node(out.leaf_logits, out.level_logits, self.tree)
+        regret = table.psnr.nan_to_num(nan=float('-inf')).amax(1) - table.psnr.gather(1, node_id[:, None])[:, 0]
+        get_root_logger().info(
+            f'Held out, {len(table)} samples: temperatures {", ".join(words)}; regret {regret.nanmean():.3f} dB'
+        )
+        fitted['reach'] = [round(reach, 4) for reach in reach_of_nodes(self.table.to('cpu'), self.tree)]
+        return fitted
+
     def _write_bundle(self) -> None:
         folder = Path(self.opt['path']['experiments_root']) / 'bundle'
-        encoder_options = {key: value for key, value in self.opt['encoder'].items() if key != 'weights'}
         router_options = {
             key: value
             for key, value in self.opt['network_g'].items()
             if key not in ('tree', 'num_leaves', 'num_levels')
         }
+        if self.objective == 'regret':
+            router_options |= self._calibration()
         experts = {
             node.name: (expert_options(self.opt['experts'], node), partial(load_params, self._expert_file(node.name)))
             for node in self.tree.nodes
@@ -255,8 +265,29 @@ class UniRestorerRoutingModel(SRModel):
         write_bundle(
             folder,
             self.tree,
-            (encoder_options, self.encoder.state_dict),
+            (_without_weights(self.opt['encoder']), self.encoder.state_dict),
             (router_options, self.get_bare_model(self.net_g).state_dict),
             experts,
         )
         get_root_logger().info(f'Bundle written to {folder}')
+
+
+def _without_weights(options: Mapping) -> dict:
+    return {key: value for key, value in options.items() if key != 'weights'}
+
+
+def _checked_objective(opt: Mapping) -> str:
+    """Return ``train.objective``, checked with the options that go with it."""
+    objective = opt['train'].get('objective', 'paper')
+    if objective not in DATASETS:
+        raise OptionError(f"train.objective is '{objective}'; write one of {', '.join(DATASETS)}.")
+    given = opt['datasets']['train']['type']
+    if given != DATASETS[objective]:
+        raise OptionError(
+            f'train.objective is {objective}, which reads a {DATASETS[objective]}, but datasets.train.type is {given}; '
+            f'change one of the two.'
+        )
+    for key in PAPER_LOSSES if objective == 'regret' else ():
+        if opt['train'].get(key) is not None:
+            raise OptionError(f'train.{key} belongs to objective: paper; remove it.')
+    return objective

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr_unirestorer.archs.router_arch import UniRestorerRouter, pick_node
+from basicsr_unirestorer.archs.router_arch import UniRestorerRouter, distances_to_nodes, node_probs, pick_node
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node
 from basicsr_unirestorer.errors import TreeMismatchError
 from basicsr_unirestorer.losses.router_loss import LoadBalancingLoss
@@ -98,6 +98,7 @@ def test_gate_noise_is_drawn_from_the_given_generator():
     first, again, other = (router(embedding, torch.Generator().manual_seed(seed)).leaf_logits for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+    assert torch.equal(router(embedding).leaf_logits, router(embedding).leaf_logits)  # no generator, no noise
     assert torch.equal(router.eval()(embedding).leaf_logits, router(embedding).leaf_logits)
 
 
@@ -108,3 +109,26 @@ def test_gradient_reaches_every_parameter():
     out = router(torch.rand(6, 8), torch.Generator().manual_seed(0))
     (out.leaf_logits.square().sum() + out.level_logits.square().sum()).backward()
     assert not [name for name, p in router.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+
+
+def test_node_probabilities_sum_over_shared_ancestors():
+    tree = DegradationTree.star(num_leaves=2)
+    probs = node_probs(torch.tensor([[0.25, 0.75]]), torch.tensor([[0.4, 0.6]]), torch.as_tensor(tree.paths))
+    torch.testing.assert_close(probs, torch.tensor([[0.4, 0.15, 0.45]]))
+
+
+def test_temperatures_soften_probabilities_and_change_no_choice():
+    options = {'num_leaves': 4, 'num_levels': 2, 'embed_dim': 8}
+    sharp = UniRestorerRouter(**options).eval()
+    for gate in (sharp.leaf_gate, sharp.level_gate):
+        torch.nn.init.normal_(gate.weight, generator=torch.Generator().manual_seed(0))
+    soft = UniRestorerRouter(**options, leaf_temperature=2.0, level_temperature=4.0).eval()
+    soft.load_state_dict(sharp.state_dict())  # strict: they are no weights
+    embedding = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(soft(embedding).leaf_logits * 2, sharp(embedding).leaf_logits)
+    torch.testing.assert_close(soft(embedding).level_logits * 4, sharp(embedding).level_logits)
+
+
+def test_distances_to_the_centres_of_nodes():
+    tree = DegradationTree(DegradationTree.star(1).nodes, np.asarray([[0, 0], [3, 4]], np.float32))
+    torch.testing.assert_close(distances_to_nodes(torch.tensor([[0.0, 0.0]]), tree), torch.tensor([[0.0, 5.0]]))

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from basicsr_unirestorer.archs.compact_encoder_arch import CaptionEncoder
-from basicsr_unirestorer.losses.router_loss import CaptionContrastiveLoss, DegradationGranularityLoss, LoadBalancingLoss
+from basicsr_unirestorer.clustering.tree import DegradationTree
+from basicsr_unirestorer.losses.router_loss import (
+    CaptionContrastiveLoss,
+    DegradationGranularityLoss,
+    LoadBalancingLoss,
+    expected_regret,
+)
 
 
 def test_likelihood_is_the_gaussian_s():
@@ -63,3 +69,33 @@ def test_caption_encoder_shares_words():
     torch.manual_seed(0)
     large, small, haze = CaptionEncoder()(['large noise', 'small noise', 'thick haze'])
     assert large @ small > 0.3 > large @ haze
+
+
+def test_expected_regret_of_known_choices():
+    paths = torch.as_tensor(DegradationTree.star(2).paths)
+    psnr = torch.tensor([[20.0, 24.0, float('nan')], [20.0, 24.0, 12.0]])
+    known, torn = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
+    leaf, level = torch.stack([known, torn]), torch.tensor([[0.25, 0.75], [0.0, 1.0]])
+    # the first loses 4 dB where it takes the root; the second 0 or 12 dB
+    torch.testing.assert_close(expected_regret(leaf, level, psnr, paths), torch.tensor([1.0, 6.0]))
+
+
+def test_expected_regret_teaches_the_best_node():
+    """An unknown leaf: descending the loss finds the one node that serves best."""
+    paths = torch.as_tensor(DegradationTree.star(3).paths)
+    psnr = torch.tensor([[20.0, 18.0, 21.0, 15.0]])
+    leaf, level = torch.zeros(1, 3, requires_grad=True), torch.zeros(1, 2, requires_grad=True)
+    optimizer = torch.optim.Adam([leaf, level], 0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = expected_regret(leaf.softmax(1), level.softmax(1), psnr, paths).mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05 and leaf.argmax() == 1 and level.argmax() == 1
+
+
+def test_a_leaf_that_only_harms_teaches_the_root():
+    paths = torch.as_tensor(DegradationTree.star(2).paths)
+    level = torch.zeros(1, 2, requires_grad=True)
+    expected_regret(torch.tensor([[1.0, 0.0]]), level.softmax(1), torch.tensor([[11.6, 9.1, 30.0]]), paths).backward()
+    assert level.grad[0, 0] < 0 < level.grad[0, 1]  # downhill is towards level 0

@@ -17,7 +17,7 @@ from tests.pipeline_fixtures import (
     write_options,
 )
 
-# Every stop lies within an epoch (the encoder has 5 iterations an epoch, the router 4) or within a child expert.
+# Every stop lies within an epoch (the encoder has 5 iterations an epoch, the router 22) or within a child expert.
 STAGES = {
     'encoder': {
         'datasets.train.max_pictures': 40,

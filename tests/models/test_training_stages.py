@@ -16,6 +16,7 @@ ONE_CHILD = {
     'datasets.train.num_worker_per_gpu': 0,
     'train.total_iter': 2,
 }
+NO_ALSO = {'datasets.train.route_also': None}
 SHORT = {'datasets.train.num_worker_per_gpu': 0, 'train.total_iter': 1, 'train.scheduler.periods': [1]}
 
 
@@ -143,7 +144,20 @@ def test_experts_stage_refuses(smoke_demo, tmp_path, capsys, changes, message):
         ({'network_g.embed_dim': 256}, 'built on 512-d embeddings but the router takes 256-d'),
         ({'datasets.train.assignments': None}, 'needs datasets.train.tree and assignments'),
         ({'train.ema_decay': 0.9}, "Unknown option 'train.ema_decay'"),
-        ({'train.leaf_opt': {'weight': 1}}, "Unknown option 'train.leaf_opt.weight'"),
+        ({'train.leaf_opt': {'loss_weight': 1}}, "Unknown option 'train.leaf_opt'.* Allowed: .*objective"),
+        ({'train.objective': 'regrets'}, "objective is 'regrets'; write one of paper, regret"),
+        (
+            {'train.objective': 'paper'},
+            r'objective is paper, which reads a Mixed\w+, but .* is Routing',
+        ),
+        ({'train.dg_opt': {'type': 'DegradationGranularityLoss'}}, 'train.dg_opt belongs to objective: paper; remove'),
+        ({'datasets.train.type': 'MixedDegradationLMDBDataset', **NO_ALSO}, 'regret, which reads a RoutingSamples'),
+        ({'datasets.train.route_also': 'tiny_mix'}, "route_also' is 'tiny_mix', expected a list of recipes"),
+        ({'datasets.train.route_also': [{'recipes': 'tiny'}]}, "Unknown option 'datasets.train.route_also.0.recipes'"),
+        ({'datasets.train.route_also': [{'variants': 2}]}, 'route_also.0 lacks a recipe'),
+        ({'datasets.train.route_also': ['tiny_mux']}, "tiny_mux.*Did you mean 'tiny_mix'"),
+        ({'datasets.train.expert_batch': {'batch_size': 2}}, 'expert_batch belongs to the experts stage'),
+        ({'experts.cache_mbs': 3}, "Unknown option 'experts.cache_mbs'. Did you mean 'cache_mb'"),
     ],
 )
 def test_routing_stage_refuses(smoke_demo, tmp_path, capsys, changes, message):

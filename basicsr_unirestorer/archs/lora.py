@@ -7,6 +7,7 @@ never changed: merging keeps that sum beside them, so that un-merging is exact a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -48,10 +49,12 @@ class LoRALayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight that the layer computes with, in the shape of the frozen one."""
+        """The weight that the layer computes with, in the shape of the frozen one; never rounded by autocast."""
         if self.merged is not None:
             return self.merged
-        return self.conv.weight + (self.lora_B @ self.lora_A).view(self.conv.weight.shape) * self.scale
+        device = self.lora_A.device.type
+        with torch.autocast(device, enabled=False) if device in ('cpu', 'cuda') else nullcontext():
+            return self.conv.weight + (self.lora_B @ self.lora_A).view(self.conv.weight.shape) * self.scale
 
     @property
     def bias(self) -> Tensor | None:

@@ -73,6 +73,13 @@ def _arguments(layer: nn.Module) -> dict:
     return {**{name: getattr(layer, name) for name in names}, 'bias': layer.bias is not None}
 
 
+def test_autocast_does_not_round_the_factors():
+    layer = trained(nn.Sequential(LoRALayer(nn.Linear(3, 5), rank=2, alpha=6)))[0]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        weight, output = layer.weight, layer(torch.ones(1, 3))
+    assert torch.equal(weight, layer.weight) and output.dtype == torch.bfloat16
+
+
 def test_the_delta_is_the_scaled_product():
     layer = LoRALayer(nn.Linear(3, 5), rank=2, alpha=6)
     nn.init.normal_(layer.lora_B, generator=seeded())

@@ -1,4 +1,7 @@
-"""A tree of LoRA experts, one of them with a network of its own: trained, resumed, bundled, restored."""
+"""A tree of LoRA experts, one of them with a network of its own: trained, resumed, bundled, restored.
+
+Their steps follow the size of their groups, and small groups take samples of their parents.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,16 @@ from tests.pipeline_fixtures import assert_same_weights, interrupted_after, late
 
 OTHER = {'type': 'NAFNetExpert', 'width': 2, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]}
 LORA = {'rank': 1, 'alpha': 2}
-CHANGES = {
+NETWORKS = {
     'datasets.train.num_worker_per_gpu': 0,
     'experts.lora': LORA,
     'experts.overrides': {'l1_01': OTHER},
+}
+CHANGES = {
+    **NETWORKS,
+    'datasets.train.expert_batch.steps_follow': 'proportional',  # from 1 to 4 steps a leaf
+    'datasets.train.expert_batch.min_steps_share': 0.5,
+    'datasets.train.expert_batch.enrich': {'below': 10, 'share': 0.5},
 }
 
 
@@ -34,7 +43,7 @@ def trained(smoke_demo, tmp_path_factory) -> Path:
     assert train(folder, stage_options(smoke_demo, 'experts', CHANGES)) == 0
     weights = {'experts.weights': str(folder / 'experiments/demo_experts/models')}
     short = {'train.total_iter': 1, 'train.scheduler.periods': [1]}
-    assert train(folder, stage_options(smoke_demo, 'routing', {**CHANGES, **weights, **short})) == 0
+    assert train(folder, stage_options(smoke_demo, 'routing', {**NETWORKS, **weights, **short})) == 0
     return folder
 
 
@@ -109,9 +118,9 @@ def test_the_base_of_lora_experts_is_not_replaced(trained):
 def test_a_resumed_lora_expert_ends_as_if_never_stopped(trained, tmp_path, smoke_demo):
     """The stop lies within a leaf, whose factors, average and optimizer come back."""
     some = ['l0_00', 'l1_00', 'l2_00']
-    few = {'datasets.train.expert_batch.experts': some, 'train.total_iter': 7, 'logger.save_checkpoint_freq': 1}
+    few = {'datasets.train.expert_batch.experts': some, 'train.total_iter': 9, 'logger.save_checkpoint_freq': 1}
     opt = stage_options(smoke_demo, 'experts', {**CHANGES, **few})
-    with interrupted_after('UniRestorerExpertsModel', 6):
+    with interrupted_after('UniRestorerExpertsModel', 7):
         train(tmp_path, opt)
     assert train(tmp_path, opt, '--auto_resume') == 0
     left_alone = latest_weights(trained, 'demo_experts')

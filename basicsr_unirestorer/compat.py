@@ -203,6 +203,8 @@ def _patch_sampler(module: ModuleType) -> None:
     def make_iter(stock: Callable) -> Callable:
 
         def __iter__(self):
+            if getattr(self, 'own_order', None) is not None:
+                return iter(self.own_order if self.epoch == 0 else ())
             if hasattr(self.dataset, 'epoch_order'):
                 # An enlarged epoch is several rounds of the dataset, each in an order of its own.
                 rounds = max(1, round(self.num_samples * self.num_replicas / len(self.dataset)))
@@ -384,15 +386,19 @@ def _patch_train(module: ModuleType) -> None:
     if not {'load_resume_state', 'create_train_val_dataloader', 'train_pipeline'} <= vars(module).keys():
         return  # still being imported, or another project's script with a pipeline of its own
 
+    resumed = []  # the state that this training began with, if any
+
     def make_load_resume_state(stock: Callable) -> Callable:
 
         def load_resume_state(opt):
+            resumed.clear()
             found = find_state(opt)
             if found is None:
                 return None
             path, state = found
             opt['path']['resume_state'] = str(path)
             module.check_resume(opt, state['iter'])
+            resumed.append(state)
             return state
 
         return load_resume_state
@@ -401,6 +407,13 @@ def _patch_train(module: ModuleType) -> None:
 
         def create_train_val_dataloader(opt, logger):
             train_loader, sampler, val_loaders, total_epochs, total_iters = stock(opt, logger)
+            model = importlib.import_module('basicsr.utils.registry').MODEL_REGISTRY.get(opt['model_type'])
+            if hasattr(model, 'divide'):
+                sampler.own_order, done = model.divide(opt, train_loader.dataset)
+                for state in resumed:
+                    state['iter'] = done  # the loop goes on counting there
+                opt['train']['total_iter'] = done + len(sampler.own_order)
+                return train_loader, sampler, val_loaders, 0, opt['train']['total_iter']
             if len(train_loader) == 0:
                 raise DataError(
                     f'The training set gives {len(sampler)} samples an epoch, fewer than one batch of '

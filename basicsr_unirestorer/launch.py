@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from basicsr_unirestorer import stopping
 from basicsr_unirestorer.errors import UniRestorerError
 
 Stage = Literal['train', 'test']
@@ -70,6 +71,7 @@ def run(stage: Stage, argv: Sequence[str] | None = None, root: Path | None = Non
         pipeline(str(Path.cwd() if root is None else Path(root).resolve()))
         _leave_process_group()
     finally:
+        stopping.restore()
         sys.argv = stock_argv
         _close_logger()
 

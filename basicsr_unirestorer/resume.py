@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 from basicsr_unirestorer.errors import DataError
+from basicsr_unirestorer.expert_files import join_experiment
 
 
 def find_state(opt: dict) -> tuple[Path, dict] | None:
@@ -22,7 +23,11 @@ def find_state(opt: dict) -> tuple[Path, dict] | None:
 
     Raises:
         DataError: A state is asked for, and none can be read.
+        OptionError: A single state is named for a stage of experts, which hold a state each.
     """
+    if opt['datasets'].get('train', {}).get('expert_batch'):
+        state = join_experiment(opt)
+        return state and (Path(opt['path']['training_states']), state)
     return _newest_state(opt) if opt['auto_resume'] else _named_state(opt)
 
 

@@ -163,6 +163,11 @@ class ExpertPlan:
             _feed(tree, tree.node_id(name), leaf_ids, batch_options.get('enrich') or {}, seed, rates) for name in steps
         ]
 
+    def first_step(self, name: str) -> int:
+        """Return where an expert's own steps begin within the whole plan."""
+        place = self.nodes.index(name)
+        return int(self.ends[place]) - self.steps[place]
+
     def locate(self, step: int) -> tuple[int, int]:
         """Return (place in ``nodes``, the expert's own step) of a step of the whole plan, 0 <= step < total."""
         place = int(np.searchsorted(self.ends, step, side='right'))

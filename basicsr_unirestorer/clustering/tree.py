@@ -108,6 +108,11 @@ class DegradationTree:
     def children(self, node_id: int) -> list[int]:
         return [i for i, node in enumerate(self.nodes) if node.parent == node_id]
 
+    def parent_name(self, name: str) -> str | None:
+        """Return the name of a node's parent, None for the root; raises OptionError for an unknown node."""
+        parent = self.nodes[self.node_id(name)].parent
+        return self.nodes[parent].name if parent >= 0 else None
+
     def node_id(self, name: str) -> int:
         """Return the id of a node by name; raises OptionError with the nearest name for an unknown one."""
         names = [node.name for node in self.nodes]

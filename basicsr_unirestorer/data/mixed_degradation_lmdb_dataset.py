@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
+from basicsr_unirestorer import stopping
 from basicsr_unirestorer.clustering.assignments import read_assignments
 from basicsr_unirestorer.clustering.expert_plan import ExpertPlan, check_expert_batch
 from basicsr_unirestorer.clustering.rounds import Rounds
@@ -48,6 +49,7 @@ OWN_KEYS = (
     'assignments',
     'expert_batch',
 )
+MOST_PARTS = 4096  # processes that may share a batch
 
 
 @DATASET_REGISTRY.register()
@@ -112,6 +114,7 @@ class MixedDegradationLMDBDataset(Dataset):
         self.rounds = self._make_rounds(sizes)
         self._first_places = np.cumsum([0, *(rounds.quota for rounds in self.rounds)])
         self.tree = self.leaf_ids = self.plan = None
+        self.signals_set = False
         if opt.get('assignments'):
             self._read_assignment()
 
@@ -198,14 +201,17 @@ class MixedDegradationLMDBDataset(Dataset):
         """Return an epoch's indices: shuffled samples or, in expert batches, the plan's own order."""
         base = epoch * len(self)
         if self.plan:
-            return list(range(base, base + len(self)))
+            return list(range(len(self)))
         generator = torch.Generator().manual_seed(self.seed + epoch)
         return (base + torch.randperm(len(self), generator=generator)).tolist()
 
     def __getitem__(self, index: int) -> dict:
+        if not self.signals_set and get_worker_info() is not None:
+            stopping.outlive_signals_in_worker()
+            self.signals_set = True
         epoch, place = divmod(int(index), len(self))
         if self.plan:
-            return self._expert_batch(place)
+            return self._expert_batch(place, *divmod(epoch, MOST_PARTS))
         return self.item(*self.draw(epoch, place))
 
     def item(self, number: int, lap: int = 0) -> dict:
@@ -225,9 +231,16 @@ class MixedDegradationLMDBDataset(Dataset):
             'leaf': -1 if self.leaf_ids is None else int(self.leaf_ids[number]),
         }
 
-    def _expert_batch(self, step: int) -> dict:
+    def batch_index(self, step: int, part: int = 0, parts: int = 1) -> int:
+        """Return the index of a step of the plan, or of one part of its batch where several processes share it.
+
+        Parts are ``0 <= part < parts``; each takes every ``parts``-th sample, and together they are the batch.
+        """
+        return step + len(self) * (0 if parts == 1 else parts * MOST_PARTS + part)
+
+    def _expert_batch(self, step: int, parts: int, part: int) -> dict:
         place, own_step = self.plan.locate(step)
-        items = [self.item(number, lap) for number, lap in self.plan.batch(step)]
+        items = [self.item(number, lap) for number, lap in self.plan.batch(step)[part :: parts or 1]]
         return {
             'lq': torch.stack([item['lq'] for item in items]),
             'gt': torch.stack([item['gt'] for item in items]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from copy import deepcopy
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from basicsr_unirestorer.errors import OptionError, UniRestorerError, check_keys
 
+# a child of BasicSR's logger: its lines go where BasicSR's go, also in processes whose logger BasicSR silences
+LOGGER = logging.getLogger('basicsr.experts')
 TRAIN_KEYS = ('total_iter', 'warmup_iter', 'optim_g', 'scheduler')
 
 
@@ -40,9 +43,9 @@ def averaged_copy(net: torch.nn.Module) -> torch.nn.Module:
 def update_average(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
     """Move a running average towards the trained weights; frozen ones, whose average would drift by rounding, stay."""
     averaged = dict(average.named_parameters())
-    for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            averaged[name].mul_(decay).add_(parameter, alpha=1 - decay)
+    now = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+    torch._foreach_mul_([averaged[name] for name in now], decay)
+    torch._foreach_add_([averaged[name] for name in now], list(now.values()), alpha=1 - decay)
 
 
 def require_finite(loss: Tensor, what: str) -> None:

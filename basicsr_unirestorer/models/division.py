@@ -46,7 +46,8 @@ def step_costs(experts: Mapping, tree: DegradationTree, names: list[str], size: 
         size: Side of a training crop in pixels.
     """
     every = {name: expert_options(experts, tree.nodes[tree.node_id(name)]) for name in names}
-    options = {name: {k: v for k, v in own.items() if k != 'lora'} for name, own in every.items()}  # as dear as its base
+    # factors cost about what their base costs
+    options = {name: {k: v for k, v in own.items() if k != 'lora'} for name, own in every.items()}
     kinds = {str(option): option for option in options.values()}
     if len(kinds) < 2:
         return dict.fromkeys(names, 1.0)

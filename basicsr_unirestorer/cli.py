@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     'tree': ('show a degradation tree, or grow one', 'tree_command', 'main'),
     'train': ('train what an option file describes', 'train', 'main'),
     'test': ('test what an option file describes', 'test', 'main'),
-    'restore': ('restore pictures', 'inference.restorer', 'main'),
+    'restore': ('restore pictures', 'inference.restore_command', 'main'),
     'benchmark': ('measure quality and speed', 'inference.benchmark', 'main'),
     'convert-release': ('turn published weights into a bundle', 'inference.release', 'main'),
     'link': ('make a BasicSR checkout, or the installed BasicSR, know this package', 'linking', 'link_main'),

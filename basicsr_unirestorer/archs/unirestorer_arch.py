@@ -123,7 +123,7 @@ class UniRestorer(nn.Module):
         self.encoder = self.bundle.encoder()
         self.router = self.bundle.router()
         self._check_reach()
-        self.bank = ExpertBank(self.bundle.expert, budget_bytes=int(cache_mb * 2**20))
+        self.bank = ExpertBank(self.bundle.expert, int(cache_mb * 2**20), self.bundle.expert_size)
 
     def train(self, mode: bool = True) -> UniRestorer:
         """Stay in evaluation mode: encoder, router and experts are frozen (the training stages train them)."""

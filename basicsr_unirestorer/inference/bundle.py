@@ -241,3 +241,11 @@ class Bundle:
         part, base = f'experts/{name}', f'experts/{self.tree.nodes[0].name}'
         source = self.folder / f'{part}.safetensors'
         return loaded_expert(self.content['experts'][name], self._read(part), lambda: self._read(base), part, source)
+
+    def expert_size(self, name: str) -> int:
+        """Return about how many bytes of memory one node's expert takes: those of its file, or of its base's."""
+        holder = self.tree.nodes[0].name if 'lora' in self.content['experts'][name] else name
+        try:
+            return (self.folder / f'experts/{holder}.safetensors').stat().st_size
+        except OSError:  # reading it will say so
+            return 0

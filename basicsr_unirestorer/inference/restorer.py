@@ -1,52 +1,32 @@
-"""The object behind every use of a trained bundle, and the command ``unirestorer restore``."""
+"""The object behind every use of a trained bundle: the command, the benchmark and the demo."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from math import lcm
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from basicsr_unirestorer.archs.expert import Expert
 from basicsr_unirestorer.archs.unirestorer_arch import Route, UniRestorer
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
-from basicsr_unirestorer.image_files import SUFFIXES, find_pictures, read_picture
-from basicsr_unirestorer.inference.tiling import tiled
+from basicsr_unirestorer.inference.decision import Decision, Region, Tiling, shares_of
+from basicsr_unirestorer.inference.memory import bytes_per_pixel, fitting_tile, free_memory, is_out_of_memory
+from basicsr_unirestorer.inference.tiling import NotFiniteError, tile_places, tiled, to_tensor
 
-DEFAULT_BUNDLE = Path('demo_output/bundle')
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided for one picture: the expert, and how sure the router was of leaf and level."""
-
-    expert: str
-    leaf: str
-    leaf_confidence: float
-    level: int
-    level_confidence: float
-    labels: dict[str, int]
-
-    @classmethod
-    def of(cls, net: UniRestorer, route: Route) -> Decision:
-        tree = net.tree
-        leaf, level, node_id = int(route.leaf_id[0]), int(route.level[0]), int(route.node_id[0])
-        return cls(
-            tree.nodes[node_id].name,
-            tree.nodes[tree.leaves[leaf]].name,
-            float(route.leaf_probs[0, leaf]),
-            level,
-            float(route.level_probs[0, level]),
-            tree.nodes[node_id].labels,
-        )
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+MOST_ON_CPU = 3 * 2**29  # bytes for a tile; larger tiles are no faster there, and other programs want memory, too
+WORST_NEED = 8192  # bytes a pixel that no network known here exceeds: what fits with it is not measured first
+LOCAL_TILE = 512  # side of the parts that local routing routes, where memory allows
+SMALLEST_TILE = 64
+OVERLAP = 48
+UNKNOWN_STRIDE = 16  # of networks that state no facts
 
 
 class Restorer:
@@ -55,17 +35,51 @@ class Restorer:
     Args:
         net: The routed network.
         device: Where it runs.
-        tile_size: Side of a tile in pixels; larger pictures are restored tile by tile.
-        tile_overlap: Pixels that neighbouring tiles share.
+        tile_size: Longest side of a tile in pixels; None takes a picture as a whole where memory allows, else the
+            largest tiles that it allows.
+        tile_overlap: Pixels that neighbouring tiles share at least; None for 48, or a quarter of small tiles.
+        precision: ``fp32``, ``bf16`` or ``fp16``; an expert for which that is not safe (its ``facts``) runs in fp32.
+        node: Name of the node whose expert restores every picture; None lets the router choose.
+        level: Level of the tree to take the expert from, on the path to the router's leaf.
+        local_routing: Whether each tile is routed on its own, for pictures whose regions differ.
+
+    Raises:
+        OptionError: A tile, overlap, precision, node or level that does not exist.
     """
 
-    def __init__(self, net: UniRestorer, device: str = 'cpu', tile_size: int = 1024, tile_overlap: int = 32) -> None:
-        if not 0 <= tile_overlap < tile_size:
-            raise OptionError(f'The tile overlap is {tile_overlap} but must be smaller than the tile size {tile_size}.')
+    def __init__(
+        self,
+        net: UniRestorer,
+        device: str = 'cpu',
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        precision: str = 'fp32',
+        node: str | None = None,
+        level: int | None = None,
+        local_routing: bool = False,
+    ) -> None:
+        if tile_size is not None and tile_size < 1:
+            raise OptionError(f'The tile size is {tile_size} but must be at least 1; leave --tile out to let it fit.')
+        if tile_overlap is not None and not 0 <= tile_overlap < (tile_size or SMALLEST_TILE):
+            raise OptionError(
+                f'The tile overlap is {tile_overlap} but must be smaller than the tile size '
+                f'{tile_size or SMALLEST_TILE}, and not negative.'
+            )
+        if precision not in PRECISIONS:
+            raise OptionError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
+        if node is not None and level is not None:
+            raise OptionError(f"Both node '{node}' and level {level} are given; give one of them.")
+        if level is not None and not 0 <= level < net.tree.num_levels:
+            raise OptionError(f'There is no level {level}; the tree has levels 0 (root) to {net.tree.num_levels - 1}.')
         self.net = net.to(device)
         self.device = device
         self.tile_size = tile_size
         self.tile_overlap = tile_overlap
+        self.precision = precision
+        self.node_id = None if node is None else net.tree.node_id(node)
+        self.level = level
+        self.local_routing = local_routing
+        self._needs: dict[tuple, float] = {}  # bytes a pixel, by kind and size of the experts
 
     @classmethod
     def from_bundle(
@@ -74,92 +88,227 @@ class Restorer:
         mode: str = 'auto',
         labels: Sequence[str] | None = None,
         device: str = 'cpu',
-        tile_size: int = 1024,
-        tile_overlap: int = 32,
+        cache_mb: float = 2048,
+        top_k: int = 1,
+        **options: object,
     ) -> Restorer:
-        """Open a bundle; see ``UniRestorer`` for the arguments and errors."""
-        return cls(UniRestorer(bundle, mode, labels), device, tile_size, tile_overlap)
+        """Open a bundle.
 
-    def _tensor(self, image: np.ndarray) -> Tensor:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DataError(f'A picture must be RGB, uint8, shape (h, w, 3); this one is {image.dtype} {image.shape}.')
-        tensor = torch.from_numpy(np.array(image.transpose(2, 0, 1)))[None].to(self.device).float() / 255
-        return tensor.contiguous(memory_format=torch.channels_last)
+        Args:
+            bundle: Its folder.
+            mode: See ``UniRestorer``, also for the errors.
+            labels: Degradation types for instruction mode.
+            device: ``cpu``, ``cuda:N``, ``mps``, or ``auto`` for the fastest there is.
+            cache_mb: Memory that loaded experts may take, in MiB.
+            top_k: Experts a picture, weighted by their probabilities.
+            options: Further arguments of ``Restorer``.
+        """
+        return cls(UniRestorer(bundle, mode, labels, cache_mb, top_k), pick_device(device), **options)
+
+    def choose(self, image: np.ndarray) -> Route:
+        """Route a picture; cheap next to restoring it. ``image`` as in ``restore``."""
+        return self._route(to_tensor(colours_of(image)))
 
     def route(self, image: np.ndarray) -> Decision:
-        """Decide which expert a picture needs. ``image``: RGB, uint8, shape (h, w, 3)."""
-        return Decision.of(self.net, self.net.route(self._tensor(image)))
+        """Tell which expert a picture needs, and how sure the router is. ``image`` as in ``restore``."""
+        return Decision.of(self.net, self.choose(image))
 
-    def restore(self, image: np.ndarray) -> tuple[np.ndarray, Decision]:
+    def restore(
+        self,
+        image: np.ndarray,
+        route: Route | None = None,
+        progress: Callable[[float], object] = lambda done: None,
+    ) -> tuple[np.ndarray, Decision]:
         """Restore a picture and tell what was decided.
 
         Args:
-            image: RGB, uint8, shape (h, w, 3), any size.
+            image: Any size; shape (h, w) or (h, w, 1) grey, (h, w, 2) grey and alpha, (h, w, 3) RGB, (h, w, 4) RGB and
+                alpha; uint8, uint16, or float32 in [0, 1] (noise may exceed it). Alpha is kept as it is.
+            route: A decision made earlier by ``choose``; routed here where None.
+            progress: Called with the share that is done.
 
         Returns:
-            The restored picture, same shape and type, and the decision.
+            The restored picture, same shape and type, and the decision. Large pictures are restored in tiles; the
+            decision says so, and whether the network's tiles can equal the whole.
+
+        Raises:
+            DataError: The array is no such picture, or the network answers it with NaN.
+            UniRestorerError: Memory is short even for the smallest tile.
         """
-        lq = self._tensor(image)
-        route = self.net.route(lq)  # once a picture, however many tiles it has
-        output = tiled(lambda tile: self.net(tile, route), lq, self.tile_size, self.tile_overlap)
-        restored = (output[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        return restored, Decision.of(self.net, route)
+        colours = colours_of(image)
+        route = self._route(to_tensor(colours)) if route is None else route
+        try:
+            restored, decision = self._restore(colours, route, progress)
+        except NotFiniteError as error:
+            raise DataError(
+                f'The expert answered the picture with NaN or infinite values in {self._precision(route)}; try '
+                '--precision fp32, or another --node.'
+            ) from error
+        if image.ndim == 3 and image.shape[2] in (2, 4):
+            restored = np.concatenate([restored, image[..., -1:]], axis=2)
+        return restored.reshape(image.shape), decision
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Restore a picture: RGB, uint8, shape (h, w, 3), in and out."""
+        """Restore a picture; in and out as in ``restore``."""
         return self.restore(image)[0]
 
+    def expert_names(self, route: Route) -> tuple[str, ...]:
+        """Return the nodes whose experts a route uses."""
+        return tuple(self.net.tree.nodes[node_id].name for node_id, _ in shares_of(route))
 
-def write_picture(path: Path, rgb: np.ndarray) -> None:
-    """Write an RGB uint8 picture aside and rename it, so that a file under its name is always complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f'.{path.stem}.part{path.suffix}')
-    try:
-        Image.fromarray(rgb).save(
-            scratch, **({'quality': 95} if path.suffix.lower() in ('.jpg', '.jpeg', '.webp') else {})
+    def _route(self, lq: Tensor) -> Route:
+        route = self.net.route(lq.to(self.device))
+        if self.node_id is not None:
+            return replace(route, node_id=torch.full_like(route.node_id, self.node_id), candidates=None, gate=None)
+        if self.level is not None:
+            nodes = torch.as_tensor(self.net.tree.paths)[route.leaf_id.cpu(), self.level]
+            return replace(route, node_id=nodes.to(route.node_id), candidates=None, gate=None)
+        return route
+
+    def _experts(self, route: Route) -> list[torch.nn.Module]:
+        return [self.net.expert(node_id, self.device) for node_id, _ in shares_of(route)]
+
+    def _precision(self, route: Route) -> str:
+        facts = [net.facts for net in self._experts(route) if isinstance(net, Expert)]
+        return self.precision if all(self.precision in fact.precisions for fact in facts) else 'fp32'
+
+    def _run(self, precision: str, route: Route, lq: Tensor) -> Tensor:
+        """Restore one tile, (1, 3, h, w), with the experts of a route."""
+        lq = lq.to(self.device)
+        if precision == 'fp32':
+            return self.net(lq, route)
+        with torch.autocast(torch.device(self.device).type, PRECISIONS[precision]):
+            return self.net(lq, route)
+
+    def _restore(self, colours: np.ndarray, route: Route, progress: Callable) -> tuple[np.ndarray, Decision]:
+        """Restore a picture, again from its beginning with half the tile where memory runs out."""
+        h, w = colours.shape[:2]
+        side: int | None = None
+        tried: list[int] = []
+        while True:
+            try:
+                multiple, exact = self._grid(route)
+                side = self._smaller(tried, multiple) if tried else self._tile_side(h, w, route, multiple)
+                restored, regions = self._attempt(colours, route, side, multiple, progress)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # out here, where nothing of the failed attempt is held any more
+            tried.append(max(h, w) if side is None else min(side, max(h, w)))
+            self._free()
+        whole = side is None or max(h, w) <= side
+        return restored, replace(
+            Decision.of(self.net, route),
+            tiling=Tiling() if whole else Tiling(side, self._overlap(side), exact),
+            precision=self._precision(route),
+            regions=regions,
         )
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+
+    def _attempt(
+        self, colours: np.ndarray, route: Route, side: int | None, multiple: int, progress: Callable
+    ) -> tuple[np.ndarray, tuple[Region, ...]]:
+        """Restore a picture in tiles of one size; returns also which expert restored which part, if routed by tile."""
+        precision, overlap = self._precision(route), self._overlap(side)
+        if not self.local_routing:
+            return tiled(partial(self._run, precision, route), colours, side, overlap, multiple, progress), ()
+        names: list[str] = []
+        restored = tiled(partial(self._run_local, precision, names), colours, side, overlap, multiple, progress)
+        h, w = colours.shape[:2]
+        places = tile_places(h, w, side or max(h, w), overlap, multiple)
+        return restored, tuple(
+            Region(row.start, column.start, row.stop - row.start, column.stop - column.start, name)
+            for (row, column), name in zip(places, names, strict=True)
+        )
+
+    def _overlap(self, side: int | None) -> int:
+        """Return the overlap of tiles of one size: the wanted one, as long as tiles are not too small for it."""
+        if side is None:
+            return 0
+        if self.tile_overlap is None:
+            return min(OVERLAP, side // 4)
+        return self.tile_overlap if side == self.tile_size else min(self.tile_overlap, side // 2)
+
+    def _run_local(self, precision: str, regions: list[str], lq: Tensor) -> Tensor:
+        """Route a tile on its own, note its expert, and restore it."""
+        route = self._route(lq)
+        regions.append(self.expert_names(route)[0])
+        return self._run(precision, route, lq)
+
+    def _grid(self, route: Route) -> tuple[int, bool]:
+        """Return where tiles may start for the route's experts, and whether their tiles can equal the whole."""
+        experts = self._experts(route)
+        facts = [net.facts for net in experts if isinstance(net, Expert)]
+        unknown = len(facts) < len(experts)
+        multiple = lcm(*(fact.multiple for fact in facts), UNKNOWN_STRIDE if unknown else 1)
+        return multiple, not unknown and all(fact.tiles == 'exact' for fact in facts)
+
+    def _tile_side(self, h: int, w: int, route: Route, multiple: int) -> int | None:
+        """Return the longest side of a tile, None for the whole picture."""
+        if self.tile_size is not None:
+            return self.tile_size
+        on_cpu = torch.device(self.device).type == 'cpu'
+        budget = min(free_memory(self.device) // 2, MOST_ON_CPU) if on_cpu else 0.8 * free_memory(self.device)
+        most = LOCAL_TILE if self.local_routing else None
+        if h * w * WORST_NEED <= budget:
+            return most
+        fitting = fitting_tile(h, w, self._need(route), budget, multiple, self._smallest(multiple))
+        return min((side for side in (most, fitting) if side), default=None)
+
+    def _need(self, route: Route) -> float:
+        """Return the bytes a pixel that restoring by a route takes, measured once for each kind of expert."""
+        kinds = tuple((type(net).__name__, sum(p.numel() for p in net.parameters())) for net in self._experts(route))
+        if kinds not in self._needs:
+            self._needs[kinds] = bytes_per_pixel(partial(self._run, self._precision(route), route), self.device)
+        return self._needs[kinds]
+
+    def _smallest(self, multiple: int) -> int:
+        return -(-SMALLEST_TILE // multiple) * multiple
+
+    def _smaller(self, tried: Sequence[int], multiple: int) -> int:
+        """Return half of the side that memory did not suffice for.
+
+        Raises:
+            UniRestorerError: It would be smaller than the smallest tile.
+        """
+        side = tried[-1] // 2 // multiple * multiple
+        if side < self._smallest(multiple):
+            raise UniRestorerError(
+                f'{self.device} ran out of memory at tiles of {", ".join(map(str, tried))} pixels and gave up; try '
+                f'{"--precision bf16" if self.precision == "fp32" else "--device cpu"}, or end other programs.'
+            )
+        return side
+
+    def _free(self) -> None:
+        gc.collect()
+        if torch.device(self.device).type == 'cuda':
+            torch.cuda.empty_cache()
 
 
-def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Pair each input picture with its output; a folder's tree is mirrored, a file may go to a file or a folder.
+def colours_of(image: np.ndarray) -> np.ndarray:
+    """Return a picture's grey or RGB channels, shape (h, w, 1) or (h, w, 3), as a view.
 
     Raises:
-        DataError: The input does not exist or holds no pictures, or the output lies inside the input folder.
+        DataError: Another shape or type, NaN, or a range that is not [0, 1].
     """
-    if source.is_dir():
-        if target.resolve().is_relative_to(source.resolve()):
-            raise DataError(f'The output {target} lies inside the input {source}; choose a folder beside it.')
-        return [(path, target / path.relative_to(source)) for path in find_pictures(source)]
-    if not source.is_file():
-        raise DataError(f'{source} does not exist; give a picture or a folder of pictures.')
-    is_file = target.suffix.lower() in SUFFIXES and not target.is_dir()
-    return [(source, target if is_file else target / source.name)]
-
-
-def restore_files(
-    restorer: Restorer, files: Sequence[tuple[Path, Path]], overwrite: bool
-) -> tuple[list[dict], list[str]]:
-    """Restore pictures one by one; a bad one does not stop the others.
-
-    Returns:
-        A dict for each written or skipped picture, and one sentence for each that failed.
-    """
-    done, failed = [], []
-    for source, target in tqdm(files, desc='restoring', unit='picture', disable=len(files) < 2):
-        if target.exists() and not overwrite:
-            done.append({'input': str(source), 'output': str(target), 'skipped': True})
-            continue
-        try:
-            restored, decision = restorer.restore(np.ascontiguousarray(read_picture(source)[..., ::-1]))
-            write_picture(target, restored)
-        except (UniRestorerError, OSError) as error:
-            failed.append(str(error) if str(source) in str(error) else f'{source}: {error}')
-            continue
-        done.append({'input': str(source), 'output': str(target), 'skipped': False, **decision.__dict__})
-    return done, failed
+    if image.dtype not in (np.uint8, np.uint16, np.float32) or image.ndim not in (2, 3) or 0 in image.shape:
+        raise DataError(
+            'A picture must be uint8, uint16 or float32, shape (h, w) or (h, w, channels); this one is '
+            f'{image.dtype} {image.shape}.'
+        )
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[2] > 4:
+        raise DataError(
+            f'A picture has 1 to 4 channels (grey or RGB, then alpha); this one has {image.shape[2]}: {image.shape}.'
+        )
+    colours = image[..., : 1 if image.shape[2] < 3 else 3]
+    if image.dtype == np.float32:
+        low, high = float(colours.min()), float(colours.max())
+        if not np.isfinite([low, high]).all():
+            raise DataError('The picture holds NaN or infinite values; repair it, e.g. with np.nan_to_num.')
+        if high > 16:
+            raise DataError(f'A float32 picture is in [0, 1] but this one reaches {high:g}; divide it by its maximum.')
+    return colours
 
 
 def pick_device(name: str) -> str:
@@ -173,54 +322,3 @@ def pick_device(name: str) -> str:
             f"The device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
         ) from error
     return name
-
-
-def default_bundle() -> Path:
-    """Return the bundle of a demo that ran in the current folder; raises OptionError where there is none."""
-    if not (DEFAULT_BUNDLE / 'bundle.yml').is_file():
-        raise OptionError(
-            f'No bundle is given and there is none in {DEFAULT_BUNDLE}; give --bundle FOLDER, or run `unirestorer '
-            'demo` here to train a small one.'
-        )
-    return DEFAULT_BUNDLE
-
-
-def main(argv: list[str]) -> int:
-    """Run ``unirestorer restore``; returns 0, or 1 where a picture failed."""
-    parser = argparse.ArgumentParser(
-        prog='unirestorer restore',
-        description='Restore a picture or a folder of pictures.',
-        epilog='example: unirestorer restore photos/ restored/ --bundle experiments/NAME/bundle',
-    )
-    parser.add_argument('input', type=Path, help='picture or folder')
-    parser.add_argument('output', type=Path, help='picture or folder to write')
-    parser.add_argument('-b', '--bundle', type=Path, help=f'bundle folder (default: {DEFAULT_BUNDLE}, if it is there)')
-    parser.add_argument(
-        '--mode', choices=('auto', 'instruction'), help='default: instruction if labels are given, else auto'
-    )
-    parser.add_argument('--labels', help='what is wrong with the pictures, e.g. rain,noise')
-    parser.add_argument('-t', '--tile', type=int, default=1024, help='tile size in pixels for large pictures')
-    parser.add_argument('--tile-overlap', type=int, default=32)
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda:N or mps')
-    parser.add_argument('--overwrite', action='store_true', help='write again what exists')
-    parser.add_argument('--json', action='store_true', help='print the decisions as JSON')
-    args = parser.parse_args(argv)
-    labels = [label.strip() for label in args.labels.split(',') if label.strip()] if args.labels else None
-    files = plan_files(args.input, args.output)
-    mode = args.mode or ('instruction' if labels else 'auto')
-    bundle = args.bundle or default_bundle()
-    restorer = Restorer.from_bundle(bundle, mode, labels, pick_device(args.device), args.tile, args.tile_overlap)
-    done, failed = restore_files(restorer, files, args.overwrite)
-    if args.json:
-        print(json.dumps(done, indent=1))
-    else:
-        for item in done:
-            print(
-                f'{item["output"]}: exists, skipped (--overwrite writes it again)'
-                if item['skipped']
-                else f'{item["output"]}: expert {item["expert"]} (leaf {item["leaf_confidence"]:.0%}, '
-                f'level {item["level_confidence"]:.0%} sure)'
-            )
-    for sentence in failed:
-        print(f'failed: {sentence}', file=sys.stderr)
-    return 1 if failed else 0

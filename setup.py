@@ -30,12 +30,14 @@ INSTALL_REQUIRES = [
     'safetensors>=0.4',  # bundles hold weights, never pickles
     'matplotlib>=3.6',  # figures of reports
     'tqdm>=4.60',  # progress bars
+    'tifffile>=2022.8',  # writes TIFFs with colours in 16 bit, which Pillow does not; scikit-image needs it, too
     'pillow>=9.1',  # EXIF orientation, alpha channels, and the pictures in reports
     'tb-nightly',  # what BasicSR itself names as TensorBoard
     'setuptools>=62.3',  # gives BasicSR the distutils it imports, which Python 3.12 dropped
 ]
 CLIP = ['open_clip_torch>=2.20']  # CLIP's tokenizer, for captions of DA-CLIP
-EXTRAS_REQUIRE = {'clip': CLIP, 'dev': ['pytest>=7.0', 'ruff>=0.4', *CLIP]}
+TESTS = ['pytest>=7.0', 'hypothesis>=6.75']  # hypothesis: sizes, types and damages that nobody thinks of
+EXTRAS_REQUIRE = {'clip': CLIP, 'dev': [*TESTS, 'ruff>=0.4', *CLIP]}
 
 setup(
     name='basicsr-unirestorer',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -39,11 +39,11 @@ class Decision:
     level: int
     level_confidence: float
     labels: dict[str, int]  # degradation types of the samples that the expert was trained on, with their number
-    leaf_probs: dict[str, float]
-    level_probs: list[float]  # root first
-    distance: float | None  # of the embedding to the centre of the expert's node; None where nothing was embedded
-    radius: float | None  # RMS of that distance over the samples that the expert was trained on
-    shares: dict[str, float]  # of the experts that restore it together, best first
+    leaf_probs: dict[str, float] = field(default_factory=dict)
+    level_probs: list[float] = field(default_factory=list)  # root first
+    distance: float | None = None  # of the embedding to the centre of the expert's node; None without an encoder
+    radius: float | None = None  # RMS of that distance over the samples that the expert was trained on
+    shares: dict[str, float] = field(default_factory=dict)  # of the experts that restore it together, best first
     tiling: Tiling = Tiling()
     precision: str = 'fp32'
     regions: tuple[Region, ...] = ()

@@ -54,7 +54,7 @@ def test_restore_mirrors_a_folder_and_skips_what_exists(smoke_demo, pictures, tm
     assert files_below(out) == ['a.png', 'trip/day 1/b.jpg', 'trip/grey.png']
     for name in files_below(out):
         assert Image.open(out / name).size == Image.open(pictures / name).size
-        assert Image.open(out / name).mode == 'RGB'
+        assert Image.open(out / name).mode == Image.open(pictures / name).mode
     (out / 'a.png').write_bytes(b'mine')
     (out / 'trip' / 'grey.png').unlink()
     capsys.readouterr()
@@ -85,9 +85,27 @@ def test_restore_with_labels_uses_experts_that_know_them(smoke_demo, pictures, t
         assert decision['leaf'] in allowed and 'rain' in decision['labels'] and not decision['skipped']
 
 
-def test_restore_tiles_large_pictures(smoke_demo, pictures, tmp_path):
-    assert restore(smoke_demo, pictures / 'a.png', tmp_path / 'out', '--tile', '16', '--tile-overlap', '4') == 0
-    assert Image.open(tmp_path / 'out' / 'a.png').size == (47, 33)
+def test_restore_tiles_large_pictures(smoke_demo, pictures, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert restore(smoke_demo, pictures / 'a.png', out, '--tile', '32', '--explain', '--level', '0') == 0
+    assert Image.open(out / 'a.png').size == (47, 33)
+    told = json.loads((out / 'a.png.json').read_text())
+    assert told['tiling'] == {'tile_size': 32, 'tile_overlap': 8, 'exact': False} and told['expert'] == 'l0_00'
+    assert sum(told['leaf_probs'].values()) == pytest.approx(1) and told['distance'] > 0
+    assert 'tiles of 32, approximate: the network looks at the whole picture' in capsys.readouterr().out
+
+
+def test_restore_weighs_several_experts(smoke_demo, pictures, tmp_path, capsys):
+    assert restore(smoke_demo, pictures / 'a.png', tmp_path / 'out', '--top-k', '2', '--json') == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert len(told['shares']) == 2 and sum(told['shares'].values()) == pytest.approx(1)
+    assert next(iter(told['shares'])) == told['expert']
+
+
+def test_restore_takes_several_inputs_and_patterns(smoke_demo, pictures, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert restore(smoke_demo, pictures / 'a.png', f'{pictures}/trip/**/*.[jp][np]g', out) == 0
+    assert files_below(out) == ['a.png', 'day 1/b.jpg', 'grey.png']
 
 
 @pytest.mark.parametrize(
@@ -95,7 +113,11 @@ def test_restore_tiles_large_pictures(smoke_demo, pictures, tmp_path):
     [
         (['--labels', 'rian'], "knows no degradation 'rian'. Did you mean 'rain'"),
         (['--mode', 'instruction'], 'Instruction mode needs labels'),
+        (['--labels', 'rain', '--mode', 'auto'], 'mode auto looks at the picture alone'),
         (['--tile', '16', '--tile-overlap', '16'], 'must be smaller than the tile size'),
+        (['--node', 'l9_00'], "tree has no node 'l9_00'"),
+        (['--level', '9'], 'There is no level 9'),
+        (['--top-k', '99'], 'top_k is 99'),
         (['--device', 'cuda:99'], "device 'cuda:99' cannot be used here"),
     ],
 )
@@ -111,6 +133,7 @@ def test_restore_refuses_wrong_places(smoke_demo, pictures, tmp_path, capsys):
         (pictures, pictures / 'out', bundle, 'lies inside the input'),
         (pictures, pictures, bundle, 'lies inside the input'),
         (empty, tmp_path / 'out', bundle, 'holds no pictures'),
+        (pictures / 'a.png', pictures, bundle, 'is the input itself'),
         (tmp_path / 'nowhere.png', tmp_path / 'out', bundle, 'nowhere.png does not exist'),
         (pictures, tmp_path / 'out', empty, 'empty is no bundle'),
     ):

@@ -39,7 +39,7 @@ def box_blur(lq: torch.Tensor, reach: int = 1) -> torch.Tensor:
 
 
 def halving(lq: torch.Tensor) -> torch.Tensor:
-    """Halve and double the resolution, as U-shaped networks do: it depends on where its grid lies, and sees no further."""
+    """Halve and double the resolution, as U-shaped networks do: what comes out depends on where its grid lies."""
     h, w = lq.shape[-2:]
     even = F.pad(lq, (0, w % 2, 0, h % 2), mode='replicate')
     return F.interpolate(F.avg_pool2d(even, 2), scale_factor=2, mode='nearest')[..., :h, :w]

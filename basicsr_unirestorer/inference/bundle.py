@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,9 +23,10 @@ from tqdm import tqdm
 from basicsr_unirestorer.archs.building import load_params, loaded_network, weights_fingerprint
 from basicsr_unirestorer.archs.node_expert import loaded_expert
 from basicsr_unirestorer.clustering.tree import DegradationTree
-from basicsr_unirestorer.errors import DataError, TreeMismatchError
+from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError, did_you_mean
 
 FORMAT_VERSION = 1
+PRECISIONS = {'fp32': None, 'fp16': torch.float16}  # of the stored weights; None: as they come
 # what bundle.yml holds beside its format
 CONTENT = {
     'tree_fingerprint': str,
@@ -49,7 +51,12 @@ def file_hash(path: Path) -> str:
 
 
 def write_bundle(
-    folder: str | Path, tree: DegradationTree, encoder: Part | None, router: Part | None, experts: Mapping[str, Part]
+    folder: str | Path,
+    tree: DegradationTree,
+    encoder: Part | None,
+    router: Part | None,
+    experts: Mapping[str, Part],
+    precision: str = 'fp32',
 ) -> None:
     """Write a bundle aside, part by part, then put it in place of an earlier one.
 
@@ -59,10 +66,14 @@ def write_bundle(
         encoder: Network options (with ``type``) and a function that reads the weights; None for a tree of one node.
         router: The same for the router, without its ``tree``.
         experts: The same for each node name. One part is held in memory at a time.
+        precision: Of the stored weights: ``fp16`` takes half the space. Networks compute in float32 either way.
 
     Raises:
-        DataError: Something that is no bundle stands at ``folder``; or a part cannot be read. Nothing is changed.
+        DataError: Something that is no bundle stands at ``folder``, a part cannot be read, or a weight is too large
+            for ``precision``. Nothing is changed.
+        OptionError: ``precision`` is unknown.
     """
+    check_precision(precision, 'precision')
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not (folder / 'bundle.yml').is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f'{folder} exists and is no bundle, so it is not replaced; choose a new folder.')
@@ -81,7 +92,9 @@ def write_bundle(
         }
         parts = {'encoder': encoder, 'router': router, **{f'experts/{name}': part for name, part in experts.items()}}
         for part, (_, read) in tqdm([item for item in parts.items() if item[1]], desc='bundle', unit='network'):
-            content['files'][f'{part}.safetensors'] = _write_weights(scratch / f'{part}.safetensors', read())
+            content['files'][f'{part}.safetensors'] = _write_weights(
+                scratch / f'{part}.safetensors', read(), PRECISIONS[precision]
+            )
         tree.save(scratch / 'degradation_tree.json')
         (scratch / 'bundle.yml').write_text(yaml.safe_dump(content, sort_keys=False))
         _swap(scratch, folder)
@@ -129,11 +142,25 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _write_weights(path: Path, params: Mapping[str, Tensor]) -> str:
-    """Write a state dict and return the hash of its file."""
+def check_precision(precision: str, where: str) -> None:
+    """Refuse a precision that no bundle is stored in; raises OptionError naming the option ``where``."""
+    if precision not in PRECISIONS:
+        raise OptionError(
+            f"{where} is '{precision}', expected one of {', '.join(PRECISIONS)}.{did_you_mean(precision, PRECISIONS)}"
+        )
+
+
+def _write_weights(path: Path, params: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """Write a state dict, floating-point values as ``dtype`` where one is given; return the hash of the file."""
     tensors, seen = {}, set()
     for key, value in params.items():
         value = value.detach().cpu().contiguous()
+        if dtype and value.is_floating_point():
+            value = value.to(dtype)
+            if not torch.isfinite(value).all():
+                raise DataError(
+                    f'{path.stem}: the weight {key} is not finite or too large for {dtype}; write the bundle in fp32.'
+                )
         tensors[key] = value.clone() if value.data_ptr() in seen else value  # safetensors refuse shared memory
         seen.add(value.data_ptr())
     save_file(tensors, path)

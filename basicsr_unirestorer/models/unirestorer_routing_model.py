@@ -27,7 +27,7 @@ from basicsr_unirestorer.archs.router_arch import pick_node
 from basicsr_unirestorer.archs.unirestorer_arch import restore_by_node
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError
-from basicsr_unirestorer.inference.bundle import file_hash, write_bundle
+from basicsr_unirestorer.inference.bundle import check_precision, file_hash, write_bundle
 from basicsr_unirestorer.inference.expert_bank import ExpertBank
 from basicsr_unirestorer.losses.router_loss import expected_regret
 from basicsr_unirestorer.models.calibration import (
@@ -65,10 +65,11 @@ class UniRestorerRoutingModel(SRModel):
     ``train.expert_size`` lets the experts restore only a centre crop of that side; the encoder reads the whole patch.
     ``experts.cache_mb`` limits the memory of loaded experts.
 
-    The end of training writes ``experiments/<name>/bundle``.
+    The end of training writes ``experiments/<name>/bundle``, its weights in ``train.bundle_precision`` (``fp32``, the
+    default, or ``fp16``).
     """
 
-    train_options = ('objective', 'expert_size', *PAPER_LOSSES)
+    train_options = ('objective', 'expert_size', 'bundle_precision', *PAPER_LOSSES)
 
     def __init__(self, opt: dict) -> None:
         data = opt['datasets']['train']
@@ -78,6 +79,7 @@ class UniRestorerRoutingModel(SRModel):
                 'see options/unirestorer_routing.yml.'
             )
         check_train_options(opt, self.train_options)
+        check_precision(opt['train'].get('bundle_precision', 'fp32'), 'train.bundle_precision')
         self.objective = _checked_objective(opt)
         self.tree = DegradationTree.load(data['tree'])
         check_experts(opt.get('experts') or {}, self.tree)
@@ -268,6 +270,7 @@ class UniRestorerRoutingModel(SRModel):
             (_without_weights(self.opt['encoder']), self.encoder.state_dict),
             (router_options, self.get_bare_model(self.net_g).state_dict),
             experts,
+            self.opt['train'].get('bundle_precision', 'fp32'),
         )
         get_root_logger().info(f'Bundle written to {folder}')
 

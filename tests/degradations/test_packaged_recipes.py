@@ -47,7 +47,7 @@ def values(drawn, name, parameter):
 
 
 def test_the_packaged_recipes_are_there():
-    ours = {'tiny', 'tiny_also', 'tiny_mix', 'unirestorer7', 'universal'}
+    ours = {'tiny', 'tiny_also', 'tiny_mix', 'unirestorer7', 'universal', 'zoo', 'zoo_noise'}
     assert ours | {'cdd11', 'mioir', 'mioir_outbig', 'mio100_mixed', 'realesrgan', 'bsrgan'} == set(NAMES)
 
 
@@ -78,9 +78,11 @@ def test_degrades_alike_for_the_same_seed_and_another_way_for_another(name):
     image = scene(56, 72)
     for record in records(name, 4):
         once, again = (degrade(image, record, sample_rng(1)) for _ in range(2))
-        assert once.shape == image.shape and 0 <= once.min() and once.max() <= 1
+        assert once.shape == image.shape
+        assert record.quantize == 'off' or (once.min() >= 0 and once.max() <= 1)
         np.testing.assert_array_equal(once, again)
-        assert not np.array_equal(once, image)
+        changed = np.abs(once - image).max() > 0.501 / 255  # more than what rounding to 8 bits does
+        assert changed == bool(record.operations)
     assert records(name, 20) == records(name, 20) != records(name, 20, seed=1)
 
 
@@ -419,3 +421,25 @@ def test_bsrgan_parameters_follow_the_table(shuffled):
         assert channels[kind] / 6000 == pytest.approx(expected, abs=0.02)
     assert 2 <= min(values(shuffled, 'noise', 'sigma_255')) and max(values(shuffled, 'noise', 'sigma_255')) <= 25
     assert set(values(shuffled, 'jpeg', 'quality_pct')) == set(range(30, 96))
+
+
+# ------------------------------------------------------------------------------- the shipped bundle's
+
+
+def test_zoo_is_a_part_of_universal_with_clean_pictures_in_between():
+    zoo, universal = DegradationRecipe.load('zoo').to_dict(), DegradationRecipe.load('universal').to_dict()
+    for name, settings in zoo['degradations'].items():
+        wider = universal['degradations'][name]
+        assert {**settings, 'weight': wider['weight']} == wider
+    drawn = records('zoo', 3000)
+    assert share(drawn, lambda record: not record.operations) == pytest.approx(0.08, abs=0.02)
+    assert share(drawn, lambda record: len(record.operations) == 2) == pytest.approx(0.2, abs=0.03)
+
+
+def test_zoo_noise_leaves_the_range_of_pictures_and_its_levels():
+    image = np.zeros((40, 40, 3), np.float32)
+    for record in records('zoo_noise', 20):
+        noisy = degrade(image, record, sample_rng(0))
+        assert noisy.min() < 0
+        assert noisy.std() * 255 == pytest.approx(record.operations[0].params['sigma_255'], rel=0.05)
+        assert len(np.unique(noisy)) > 4000

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 import yaml
 
 from basicsr_unirestorer.archs.unirestorer_arch import UniRestorer
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError
-from basicsr_unirestorer.inference.bundle import Bundle
+from basicsr_unirestorer.inference.bundle import Bundle, write_bundle
 
 
 @pytest.fixture
@@ -132,3 +133,45 @@ def test_tree_built_with_another_encoder_is_refused(bundle):
     edit(bundle, encoder_fingerprint='0' * 16)
     with pytest.raises(TreeMismatchError, match='holds a tree built with another encoder'):
         Bundle(bundle)
+
+
+# ------------------------------------------------------------------------------- half precision
+
+
+def parts_of(bundle: Bundle) -> list:
+    """All that ``write_bundle`` takes beside a folder."""
+
+    def part(options, network):
+        return options, lambda: network().state_dict()
+
+    content = bundle.content
+    experts = {
+        name: part(options, lambda name=name: bundle.expert(name)) for name, options in content['experts'].items()
+    }
+    return [bundle.tree, part(content['encoder'], bundle.encoder), part(content['router'], bundle.router), experts]
+
+
+def test_half_precision_takes_half_the_space_and_restores_alike(bundle, tmp_path):
+    whole = Bundle(bundle)
+    write_bundle(tmp_path / 'half', *parts_of(whole), precision='fp16')
+    half = Bundle(tmp_path / 'half')
+    sizes = [(folder / 'experts' / 'l0_00.safetensors').stat().st_size for folder in (bundle, tmp_path / 'half')]
+    assert sizes[1] < 0.6 * sizes[0]
+    lq = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    for part in (lambda b: b.expert('l2_03')(lq), lambda b: b.encoder().embed(lq)):
+        assert all(p.dtype == torch.float32 for p in half.encoder().parameters())
+        torch.testing.assert_close(part(half), part(whole), rtol=0, atol=5e-3)
+    UniRestorer(tmp_path / 'half')(lq)  # encoder, tree and router still belong together
+
+
+def test_weights_that_half_precision_cannot_hold_leave_no_bundle(bundle, tmp_path):
+    tree, encoder, router, experts = parts_of(Bundle(bundle))
+    huge = {key: value * 1e6 + 1e6 for key, value in encoder[1]().items()}
+    with pytest.raises(DataError, match=r'encoder: the weight \S+ is not finite or too large for torch.float16'):
+        write_bundle(tmp_path / 'half', tree, (encoder[0], lambda: huge), router, experts, precision='fp16')
+    assert not (tmp_path / 'half').exists()
+
+
+def test_unknown_precision_is_refused(bundle, tmp_path):
+    with pytest.raises(OptionError, match="precision is 'fp8', expected one of fp32, fp16. Did you mean 'fp16'"):
+        write_bundle(tmp_path / 'half', *parts_of(Bundle(bundle)), precision='fp8')

@@ -218,7 +218,7 @@ class PairedSource(Source):
             else:
                 advice = 'prepare both from the same pairs'
             raise DataError(
-                f'{pictures.root} lacks {len(absent)} of {len(keys)} pictures of {listing or self.gt.root} '
+                f"{pictures.root} lacks {len(absent)} of {len(keys)} pictures of {listing or self.gt.root} "
                 f"(first: '{absent[0]}'); {advice}."
             )
 

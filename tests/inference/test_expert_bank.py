@@ -51,3 +51,69 @@ def test_budget_is_kept_but_the_last_expert_stays(load, budget):
     for name in 'abcdeab':
         assert bank.get(name) is bank.cached[name]
         assert sum(map(size_in_bytes, bank.cached.values())) <= max(budget, ONE)
+
+
+@pytest.fixture
+def sized(load):
+    """A bank that knows sizes before it loads, with room for two."""
+    return ExpertBank(load, 2 * ONE, size_of=lambda name: ONE)
+
+
+def test_room_is_made_before_an_expert_is_loaded(loaded):
+    held = []
+
+    def load(name: str) -> nn.Module:
+        held.append(sorted(bank.cached))
+        return nn.Linear(2, 2)
+
+    bank = ExpertBank(load, 2 * ONE, size_of=lambda name: ONE)
+    for name in 'abcd':
+        bank.get(name)
+    assert held == [[], ['a'], ['b'], ['c']]  # never three at once
+
+
+def test_expert_that_comes_next_is_loaded_ahead_once(sized, loaded):
+    sized.get('a')
+    assert sized.prefetch('b') and sized.prefetch('b')
+    assert sized.get('a') is sized.get('a')  # still there
+    assert isinstance(sized.get('b'), nn.Module)
+    assert loaded == ['a', 'b'] and sized.prefetch('a')
+
+
+@pytest.mark.parametrize('budget', [0, ONE])
+def test_nothing_is_loaded_ahead_without_room_beside_the_one_in_use(load, loaded, budget):
+    bank = ExpertBank(load, budget, size_of=lambda name: ONE)
+    bank.get('a')
+    assert not bank.prefetch('b') and loaded == ['a'] and list(bank.cached) == ['a']
+    assert not ExpertBank(load).prefetch('b')  # nor where sizes are not known
+
+
+def test_several_experts_in_use_stay(sized, loaded):
+    sized.get('a'), sized.get('b')
+    assert not sized.prefetch('c', beside=2) and list(sized.cached) == ['a', 'b']
+    assert sized.prefetch('c', beside=1) and list(sized.cached) == ['b']
+
+
+def test_wrong_guess_is_kept_within_the_budget(sized, loaded):
+    sized.get('a')
+    sized.prefetch('b')
+    sized.get('c')
+    assert sorted(loaded) == ['a', 'b', 'c']
+    assert list(sized.cached)[-1] == 'c' and len(sized.cached) <= 2
+
+
+def test_failed_load_ahead_is_told_when_the_expert_is_asked_for_and_tried_again(loaded):
+    answers = {'a': [nn.Linear(2, 2)], 'b': [nn.Linear(2, 2), OSError('damaged')]}
+
+    def load(name: str) -> nn.Module:
+        answer = answers[name].pop()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    bank = ExpertBank(load, 2 * ONE, size_of=lambda name: ONE)
+    bank.get('a')
+    bank.prefetch('b')
+    with pytest.raises(OSError, match='damaged'):
+        bank.get('b')
+    assert isinstance(bank.get('b'), nn.Module)

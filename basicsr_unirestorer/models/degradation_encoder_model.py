@@ -13,7 +13,6 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 from basicsr_unirestorer.archs.building import load_into, load_params
 from basicsr_unirestorer.models.training_util import check_train_options, require_finite
@@ -31,7 +30,7 @@ class DegradationEncoderModel(SRModel):
 
     def init_training_settings(self) -> None:
         check_train_options(self.opt, self.train_options)
-        self.net_g = self.net_g.to(memory_format=torch.channels_last).train()
+        self.net_g.train()
         self.net_t = build_network(self.opt['network_t']).to(self.device)
         if any(p.requires_grad for p in self.net_t.parameters()):  # a frozen one has nothing to share among ranks
             self.net_t = self.model_to_device(self.net_t)
@@ -41,6 +40,9 @@ class DegradationEncoderModel(SRModel):
         self.cri_contrastive = build_loss(self.opt['train']['contrastive_opt']).to(self.device)
         self.setup_optimizers()
         self.setup_schedulers()
+
+    def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
+        return super().model_to_device(net.to(memory_format=torch.channels_last))  # before DDP looks at the weights
 
     def load_network(self, net, load_path, strict=True, param_key='params') -> None:  # noqa: ANN001
         """Load weights as ``load_into`` does, which knows how to take a part of published weights."""
@@ -77,7 +79,7 @@ class DegradationEncoderModel(SRModel):
             return embeddings, captions
         told = [None] * self.opt['world_size']
         dist.all_gather_object(told, captions)
-        return torch.cat(all_gather(embeddings)), [caption for part in told for caption in part]
+        return _Gathered.apply(embeddings), [caption for part in told for caption in part]
 
     @torch.no_grad()
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:  # noqa: ANN001
@@ -107,6 +109,22 @@ class DegradationEncoderModel(SRModel):
         self.save_network(self.net_g, 'net_g', current_iter)
         self.save_network(self.net_t, 'net_t', current_iter)
         self.save_training_state(epoch, current_iter)
+
+
+class _Gathered(torch.autograd.Function):
+    """Tensors of one shape from all processes, one after another; gradients from all of them add up."""
+
+    @staticmethod
+    def forward(ctx, own: Tensor) -> Tensor:  # noqa: ANN001
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _types(caption: str) -> frozenset[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from basicsr_unirestorer.clustering.tree import DegradationTree
-from basicsr_unirestorer.embed import captions_of, check_stage, embed_stage, new_experiment, types_of
+from basicsr_unirestorer.embed import captions_of, check_stage, embed_stage, frozen_encoder, new_experiment, types_of
 
 
 def rows_to_cluster(sizes: Sequence[int], most: int | None, seed: int) -> np.ndarray:
@@ -65,8 +65,9 @@ def run(opt: dict, root: Path) -> Path:
     settings = opt['clustering']
     check_clustering(settings)
     dataset = build_dataset({**opt['datasets']['train'], 'phase': 'train'})
+    encoder, build = frozen_encoder(opt, dataset)
     with new_experiment(root, opt['name']) as folder:
-        embeddings, build = embed_stage(opt, dataset, folder)
+        embeddings = embed_stage(opt, dataset, encoder, build, folder)
         captions = captions_of(dataset)
         sizes = [len(source) for source in dataset.sources]
         rows = rows_to_cluster(sizes, settings.get('max_samples_per_source'), settings.get('seed', 0))

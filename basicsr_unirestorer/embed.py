@@ -101,36 +101,46 @@ def embed_samples(
     return np.load(path, mmap_mode='r')
 
 
-def embed_stage(opt: Mapping, dataset, folder: Path) -> tuple[np.ndarray, dict]:  # noqa: ANN001
+def frozen_encoder(opt: Mapping, dataset) -> tuple:  # noqa: ANN001
+    """Build the encoder of a stage; returns it, and the facts that a tree keeps about its embeddings.
+
+    Raises:
+        OptionError, DataError: As ``build_encoder``.
+    """
+    from basicsr_unirestorer.archs.building import build_encoder, weights_fingerprint
+
+    encoder = build_encoder(opt['encoder'])
+    return encoder, {
+        'encoder': {key: value for key, value in opt['encoder'].items() if key != 'weights'},
+        'encoder_fingerprint': weights_fingerprint(encoder.state_dict()),
+        'data_fingerprint': dataset.fingerprint,
+        'clustering': dict(opt['clustering']),
+    }
+
+
+def embed_stage(opt: Mapping, dataset, encoder, build: Mapping, folder: Path) -> np.ndarray:  # noqa: ANN001
     """Embed the samples of a stage, or take over the embeddings of an earlier run of it.
 
     Args:
         opt: The option file's content. ``clustering.embeddings`` names the folder of an earlier run.
         dataset: The training dataset.
+        encoder: The frozen encoder.
+        build: The facts about both, see ``frozen_encoder``.
         folder: Where ``embeddings.npy`` is written.
 
     Returns:
-        Embeddings, memory-mapped, and the facts that a tree keeps about them.
+        Embeddings, shape (dataset.num_samples, embed_dim), float32, memory-mapped.
 
     Raises:
-        OptionError, DataError: From the encoder and the data.
+        DataError: The earlier run has no embeddings.
         TreeMismatchError: The earlier run had other samples, another encoder or another number of crops.
     """
-    from basicsr_unirestorer.archs.building import build_encoder, weights_fingerprint
-
     settings = opt['clustering']
-    encoder = build_encoder(opt['encoder'])
-    build = {
-        'encoder': {key: value for key, value in opt['encoder'].items() if key != 'weights'},
-        'encoder_fingerprint': weights_fingerprint(encoder.state_dict()),
-        'data_fingerprint': dataset.fingerprint,
-        'clustering': dict(settings),
-    }
     if settings.get('embeddings'):
-        return _earlier_embeddings(Path(settings['embeddings']).expanduser(), build, folder), build
+        return _earlier_embeddings(Path(settings['embeddings']).expanduser(), build, folder)
     numbers = {key: settings[key] for key in ('num_crops', 'batch_size', 'num_worker') if key in settings}
     device = 'cuda' if opt.get('num_gpu', 0) else 'cpu'
-    return embed_samples(dataset, encoder, folder / EMBEDDINGS, device=device, **numbers), build
+    return embed_samples(dataset, encoder, folder / EMBEDDINGS, device=device, **numbers)
 
 
 def _earlier_embeddings(earlier: Path, build: Mapping, folder: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from basicsr_unirestorer.cluster import build_settings, write_tree
 from basicsr_unirestorer.clustering.tree import DegradationTree
-from basicsr_unirestorer.embed import captions_of, check_stage, embed_stage, new_experiment
+from basicsr_unirestorer.embed import captions_of, check_stage, embed_stage, frozen_encoder, new_experiment
 from basicsr_unirestorer.errors import OptionError, TreeMismatchError, check_keys, did_you_mean, need_keys
 
 GROW_KEYS = ('tree', 'under', 'new')
@@ -74,9 +74,10 @@ def run(opt: dict, root: Path) -> tuple[Path, list[str]]:
     dataset = build_dataset({**opt['datasets']['train'], 'phase': 'train'})
     names = [source.prefix.rstrip('/') for source in dataset.sources]
     is_new = new_rows(names, [len(source) for source in dataset.sources], opt['grow'].get('new'))
+    encoder, build = frozen_encoder(opt, dataset)
+    _check_encoder(old, build, opt['grow']['tree'])
     with new_experiment(root, opt['name']) as folder:
-        embeddings, build = embed_stage(opt, dataset, folder)
-        _check_encoder(old, build, opt['grow']['tree'])
+        embeddings = embed_stage(opt, dataset, encoder, build, folder)
         captions = captions_of(dataset)
         rows = np.flatnonzero(is_new)
         branch, branch_ids = build_tree(embeddings[rows], [captions[i] for i in rows], **build_settings(settings))

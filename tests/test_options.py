@@ -18,7 +18,7 @@ from basicsr_unirestorer.preflight import check_options, read_options
 OPTIONS = Path(__file__).parents[1] / 'options'
 STAGES = ('encoder', 'clustering', 'experts', 'routing')
 FILES = sorted(path for path in OPTIONS.rglob('unirestorer_*.yml'))
-BASICSR_FILES = [path for path in FILES if path.stem.split('_', 1)[1] not in ('clustering', 'benchmark')]
+BASICSR_FILES = [path for path in FILES if path.stem.split('_', 1)[1] not in ('clustering', 'grow', 'benchmark')]
 
 
 def relative(path: Path) -> str:
@@ -111,3 +111,29 @@ def test_stages_fit_together(folder):
     assert trained == stage['encoder']['network_g']
     assert f'experiments/{stage["encoder"]["name"]}/' in stage['routing']['encoder']['weights']
     assert f'experiments/{stage["experts"]["name"]}/' in stage['routing']['experts']['weights']
+
+
+def test_growing_fits_the_stages_that_it_builds_on():
+    stage = {name: read_options(OPTIONS / f'tiny/unirestorer_{name}.yml') for name in STAGES}
+    grown = {
+        name: read_options(OPTIONS / f'tiny/unirestorer_{name}.yml')
+        for name in ('grow', 'grow_experts', 'grow_routing')
+    }
+    old = tree_of(stage['clustering']['clustering']['level_sizes'])
+    branch = tree_of(grown['grow']['clustering']['level_sizes'])
+    assert grown['grow']['grow']['tree'] == f'experiments/{stage["clustering"]["name"]}'
+    for opt in grown.values():
+        assert opt['datasets']['train']['sources'] == grown['grow']['datasets']['train']['sources']
+    for name in ('grow_experts', 'grow_routing'):
+        assert Path(grown[name]['datasets']['train']['tree']).parent == Path('experiments') / grown['grow']['name']
+    batch = grown['grow_experts']['datasets']['train']['expert_batch']
+    levels = range(1, old.num_levels)
+    names = [node_name(n, old.level_sizes[n] + i) for n in levels for i in range(branch.level_sizes[n])]
+    assert batch['experts'] == names
+    steps = sum(batch['steps_per_level'][n] * branch.level_sizes[n] for n in levels)
+    assert grown['grow_experts']['train']['total_iter'] == steps
+    folders = [f'experiments/{opt["name"]}/models' for opt in (grown['grow_experts'], stage['experts'])]
+    assert grown['grow_routing']['experts']['weights'] == folders
+    assert grown['grow_experts']['path']['pretrain_network_experts'] == folders[1]
+    assert grown['grow_routing']['experts']['default'] == stage['experts']['experts']['default']
+    assert grown['grow_routing']['encoder'] == grown['grow']['encoder'] == stage['clustering']['encoder']

@@ -215,7 +215,8 @@ def expert_options(experts: Mapping, node: Node) -> dict:
 
     Args:
         experts: The ``experts`` block: ``default``, and optionally ``by_label`` (for nodes dominated by a degradation
-            type), ``overrides`` (by node name, strongest) and ``lora`` (``rank``, 8 if not given, and ``alpha``, 16).
+            type), ``overrides`` (by node name, strongest) and ``lora`` (``rank``, 8 if not given, ``alpha``, 16, and
+            ``nodes``, names of the only nodes that get it).
         node: The tree node.
 
     Returns:
@@ -233,8 +234,9 @@ def expert_options(experts: Mapping, node: Node) -> dict:
     if not node.level:
         return deepcopy(root)
     options = dict(overrides.get(node.name, by_label.get(node.dominant_label, experts['default'])))
-    if experts.get('lora') is not None and options == root:
-        options['lora'] = {'rank': 8, 'alpha': 16, **experts['lora']}
+    lora = experts.get('lora')
+    if lora is not None and options == root and node.name in (lora.get('nodes') or [node.name]):
+        options['lora'] = {key: lora.get(key, usual) for key, usual in (('rank', 8), ('alpha', 16))}
     return deepcopy(options)
 
 
@@ -258,7 +260,9 @@ def check_experts(experts: Mapping, tree: DegradationTree) -> None:
 
 def _check_lora(experts: Mapping, tree: DegradationTree) -> None:
     lora = experts['lora']
-    check_keys(lora, ('rank', 'alpha'), 'experts.lora')
+    check_keys(lora, ('rank', 'alpha', 'nodes'), 'experts.lora')
+    for name in lora.get('nodes') or ():
+        tree.node_id(name)
     for key, kinds, meant in (('rank', int, 'a whole number from 1'), ('alpha', (int, float), 'a number above 0')):
         value = lora.get(key, 1)
         if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:

@@ -30,9 +30,14 @@ def purity(groups: np.ndarray, labels: Sequence[str]) -> float:
     """Return the share of samples whose label is the commonest of their group; 1 is best."""
     from sklearn.metrics.cluster import contingency_matrix
 
-    numbers = np.unique(np.asarray(labels), return_inverse=True)[1]
-    table = contingency_matrix(groups, numbers, sparse=True)  # (groups, labels)
+    table = contingency_matrix(groups, _numbers(labels), sparse=True)  # (groups, labels)
     return float(table.max(axis=1).sum()) / len(groups)
+
+
+def _numbers(labels: Sequence[str]) -> np.ndarray:
+    """Number labels by their first appearance."""
+    known: dict[str, int] = {}
+    return np.fromiter((known.setdefault(label, len(known)) for label in labels), np.int64, len(labels))
 
 
 def quality_report(
@@ -88,7 +93,7 @@ def quality_report(
         )
     return {
         'samples': len(leaf_ids),
-        'method': settings.get('method', 'kmeans'),
+        'method': settings.get('method') or 'kmeans',
         'min_samples': least,
         'notes': _notes(levels, captions, types, least),
         'levels': levels,
@@ -99,7 +104,7 @@ def quality_report(
 def _agreement(groups: np.ndarray, labels: Sequence[str], kind: str) -> dict[str, float | None]:
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    numbers = np.unique(np.asarray(labels), return_inverse=True)[1]
+    numbers = _numbers(labels)
     several = numbers.max() > 0  # one label agrees with every clustering, or with none
     return {
         f'purity_by_{kind}': purity(groups, labels),
@@ -133,7 +138,7 @@ def _stability(
                 [''] * len(rows),
                 tree.level_sizes,
                 seed + trial,
-                method=settings.get('method', 'kmeans'),
+                method=settings.get('method') or 'kmeans',
                 prepare=settings.get('prepare'),
             )
         except DataError:  # too few samples for so many nodes

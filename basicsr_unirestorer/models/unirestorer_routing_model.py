@@ -116,7 +116,9 @@ class UniRestorerRoutingModel(SRModel):
             raise OptionError(
                 'experts.weights is missing; give the folder of the experts stage, e.g. experiments/NAME/models.'
             )
-        return Path(weights) / f'net_{name}_latest.pth'
+        folders = [weights] if isinstance(weights, (str, Path)) else weights  # a grown tree's experts lie in several
+        files = [Path(folder) / f'net_{name}_latest.pth' for folder in folders]
+        return next((file for file in files if file.is_file()), files[0])
 
     def _load_expert(self, name: str) -> torch.nn.Module:
         options = expert_options(self.opt['experts'], self.tree.nodes[self.tree.node_id(name)])

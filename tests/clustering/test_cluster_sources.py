@@ -11,6 +11,7 @@ import torch
 from basicsr_unirestorer.cluster import rows_to_cluster, run
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.data.mixed_degradation_lmdb_dataset import MixedDegradationLMDBDataset
+from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError
 from tests.data.samples import make_lmdb, noise_pictures, options
 
 ENCODER = {
@@ -57,11 +58,11 @@ def clustered(tmp_path_factory, registered):
         'encoder': {**ENCODER, 'weights': str(folder / 'encoder.pth')},
         'clustering': {'level_sizes': [1, 2, 3], 'num_crops': 2, 'batch_size': 8, 'max_samples_per_source': 6},
     }
-    return run(opt, folder), sources
+    return run(opt, folder), sources, opt
 
 
 def test_every_sample_of_every_source_gets_a_leaf(clustered):
-    folder, sources = clustered
+    folder, sources, _ = clustered
     with open(folder / 'assignments.csv', newline='') as file:
         rows = list(csv.reader(file))[1:]
     ids = [f'clean/p{i}#{v}' for i in range(5) for v in range(4)] + ['rain/p0', 'rain/p1']
@@ -72,9 +73,37 @@ def test_every_sample_of_every_source_gets_a_leaf(clustered):
 
 
 def test_the_assignment_fits_the_training_of_the_union(clustered):
-    folder, sources = clustered
+    folder, sources, _ = clustered
     files = {'tree': str(folder), 'assignments': str(folder / 'assignments.csv')}
     batch = {'batch_size': 4, 'steps_per_level': [2, 1, 1]}
     dataset = MixedDegradationLMDBDataset(options(sources=sources, **files, expert_batch=batch))
     assert len(dataset) == 2 + 2 + 3
     assert dataset[0]['lq'].shape == (4, 3, 32, 32)
+
+
+def test_embeddings_of_an_earlier_run_are_clustered_again_in_another_way(clustered, tmp_path):
+    folder, _, opt = clustered
+    ways = {'method': 'agglomerative', 'prepare': {'centre': True, 'pca': 4}, 'level_sizes': [1, 'auto']}
+    ways['adaptive'] = {'min_samples': 2, 'max_nodes': 4}
+    again = run({**opt, 'clustering': {**opt['clustering'], **ways, 'embeddings': str(folder)}}, tmp_path)
+    assert np.array_equal(np.load(again / 'embeddings.npy'), np.load(folder / 'embeddings.npy'))
+    tree = DegradationTree.load(again)
+    assert 2 <= tree.num_leaves <= 4 and tree.build['clustering']['method'] == 'agglomerative'
+    for name in ('quality.md', 'quality.json', 'quality.png', 'tree.png'):
+        assert (again / name).stat().st_size
+    other = {**opt, 'clustering': {**opt['clustering'], 'embeddings': str(folder), 'num_crops': 3}}
+    with pytest.raises(TreeMismatchError, match='were made with another number of crops'):
+        run(other, tmp_path)
+    other['clustering']['embeddings'] = str(tmp_path)
+    with pytest.raises(DataError, match='There are no embeddings at'):
+        run(other, tmp_path)
+    assert [path.name for path in (tmp_path / 'experiments').iterdir()] == ['tree']
+    assert tree.fingerprint == DegradationTree.load(again).fingerprint  # nothing was touched
+
+
+def test_misspelt_settings_are_found_before_anything_is_embedded(clustered, tmp_path):
+    opt = clustered[2]
+    for settings, message in (({'metod': 'x'}, "Did you mean 'method'"), ({'method': 'mini-batch'}, "'mini_batch'")):
+        with pytest.raises(OptionError, match=message):
+            run({**opt, 'clustering': {**opt['clustering'], **settings}}, tmp_path)
+    assert not list(tmp_path.iterdir())

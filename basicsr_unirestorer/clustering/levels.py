@@ -18,6 +18,7 @@ CRITERIA = ('silhouette', 'stability')
 MAX_SILHOUETTE = 2000  # the silhouette takes memory quadratic in the samples
 MAX_RESAMPLED = 5000
 RESAMPLE = 0.8
+AS_GOOD = 0.01  # of partitions whose silhouette is this close to the best one, the coarsest is taken
 AS_STABLE = 0.02  # of partitions this close to the most stable one, the finest is taken
 
 Partition = list[np.ndarray]  # for each group, its rows' child numbers
@@ -119,9 +120,9 @@ def choose_partition(
         level: The level to fill, at least 1.
         seed: Seeds clustering, and the choice of samples.
         method: How a group is split.
-        adaptive: ``criterion``: ``silhouette`` (of each parent's children among each other; the largest mean wins) or
-            ``stability`` (the adjusted Rand index between partitions of ``resamples`` random parts of the samples; the
-            finest of the most stable ones wins);
+        adaptive: ``criterion``: ``silhouette`` (of each parent's children among each other; the
+            coarsest of the best partitions wins) or ``stability`` (the adjusted Rand index between partitions of
+            ``resamples`` random parts of the samples; the finest of the most stable ones wins);
             ``max_nodes``: most nodes of a level, a number or one a level, the root first (default 20);
             ``min_samples``: fewest samples of a node (default 20).
 
@@ -149,7 +150,7 @@ def choose_partition(
         )
     if adaptive.get('criterion', CRITERIA[0]) == 'silhouette':
         scores = _silhouettes(groups, points, partitions, seed)
-        best = max(scores, key=scores.get)
+        best = min(count for count, score in scores.items() if score >= max(scores.values()) - AS_GOOD)
     else:
         scores = _stabilities(groups, points, max(partitions), seed, method, int(adaptive.get('resamples', 3)))
         scores = {count: score for count, score in scores.items() if count in partitions} or {min(partitions): 0.0}

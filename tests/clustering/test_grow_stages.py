@@ -24,6 +24,7 @@ def grow_options(demo: Path, stage: str, name: str, changes: dict) -> dict:
     opt = change(stage_options(demo, stage), {'name': name, **changes})
     data = opt['datasets']['train']
     gt, recipe, variants = (data.pop(key) for key in ('dataroot_gt', 'recipe', 'variants'))
+    data.pop('max_samples', None)  # of the routing stage
     old = {'name': 'old', 'dataroot_gt': gt, 'recipe': recipe, 'variants': variants}
     data['sources'] = [old, {'name': 'snow', 'dataroot_gt': gt, 'recipe': SNOW, 'max_pictures': 24}]
     return opt

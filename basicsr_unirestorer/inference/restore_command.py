@@ -74,6 +74,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     size.add_argument('--cache-mb', type=float, default=2048, help='memory for loaded experts (default: 2048)')
     parser.add_argument('--overwrite', action='store_true', help='write again what exists')
     parser.add_argument('--explain', action='store_true', help='write the decision beside each picture, as .json')
+    parser.add_argument('--dry-run', action='store_true', help='say what would be written')
     parser.add_argument('--json', action='store_true', help='print what became of each picture as JSON')
     return parser.parse_args(argv)
 
@@ -104,6 +105,10 @@ def main(argv: list[str]) -> int:
     args = arguments(argv)
     warnings.filterwarnings('ignore', module='PIL')  # what matters is raised
     files = plan_files(args.input, args.output)
+    if args.dry_run:
+        for source, target in files:
+            print(f'{source} -> {target}{" (exists, skipped)" if target.exists() and not args.overwrite else ""}')
+        return 0
     restorer = restorer_of(args)
     Image.MAX_IMAGE_PIXELS = None  # the user's own pictures; too large ones for the memory are refused before decoding
     records: list[Record] = []

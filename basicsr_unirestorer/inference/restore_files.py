@@ -20,7 +20,7 @@ from basicsr_unirestorer.errors import DataError, UniRestorerError
 from basicsr_unirestorer.inference.ahead import ahead
 from basicsr_unirestorer.inference.decision import Decision
 from basicsr_unirestorer.inference.photo import Photo, picture_size, read_photo
-from basicsr_unirestorer.inference.photo_writing import encode_photo, write_whole
+from basicsr_unirestorer.inference.photo_writing import FORMATS, encode_photo, write_whole
 from basicsr_unirestorer.inference.restore_plan import Pair
 from basicsr_unirestorer.inference.restorer import Restorer
 
@@ -38,7 +38,7 @@ class Record:
     decision: Decision | None = None  # None where it was skipped or failed
     skipped: bool = False
     error: str = ''  # one sentence, where it failed
-    note: str = ''  # what the output's format could not keep
+    note: str = ''  # what the output's format could not keep, or what is odd about the input
 
     def to_dict(self) -> dict:
         """Return what JSON can hold."""
@@ -166,7 +166,8 @@ class FolderRun:
 
     def _write(self, job: Job, restored: Photo, decision: Decision) -> Record:
         content, note = encode_photo(restored, job.output)
-        record = Record(job.input, job.output, decision, note=note)
+        notes = [text for text in (misnamed(job.input, restored), note) if text]
+        record = Record(job.input, job.output, decision, note='; '.join(notes))
         explanation = explanation_path(job.output)
         if self.explain:
             text = json.dumps(record.to_dict(), indent=1) + '\n'
@@ -215,6 +216,12 @@ def experts_after(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
     for i in range(len(jobs) - 2, -1, -1):
         after[i] = after[i + 1] if jobs[i].experts == jobs[i + 1].experts else jobs[i + 1].experts
     return after
+
+
+def misnamed(path: Path, photo: Photo) -> str:
+    """Tell that a file holds another format than its suffix says, or nothing."""
+    named, found = FORMATS.get(path.suffix.lower()), 'JPEG' if photo.format == 'MPO' else photo.format
+    return f'{path.name} holds a picture in {found} format' if named != found else ''
 
 
 def stamp(path: Path) -> tuple[int, int]:

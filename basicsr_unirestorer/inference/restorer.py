@@ -22,7 +22,7 @@ from basicsr_unirestorer.inference.tiling import NotFiniteError, tile_places, ti
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 MOST_ON_CPU = 3 * 2**29  # bytes for a tile; larger tiles are no faster there, and other programs want memory, too
-WORST_NEED = 8192  # bytes a pixel that no network known here exceeds: what fits with it is not measured first
+WORST_NEED = 4096  # bytes a pixel that no network known here exceeds: what fits with it is not measured first
 LOCAL_TILE = 512  # side of the parts that local routing routes, where memory allows
 SMALLEST_TILE = 64
 OVERLAP = 48

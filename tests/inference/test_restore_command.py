@@ -65,6 +65,15 @@ def test_restore_mirrors_a_folder_and_skips_what_exists(smoke_demo, pictures, tm
     assert Image.open(out / 'a.png').size == (47, 33)
 
 
+def test_dry_run_writes_nothing(smoke_demo, pictures, tmp_path, capsys):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'a.png').write_bytes(b'mine')
+    assert restore(smoke_demo, pictures, tmp_path / 'out', '--dry-run') == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[0] == f'{pictures}/a.png -> {tmp_path}/out/a.png (exists, skipped)'
+    assert files_below(tmp_path / 'out') == ['a.png']
+
+
 def test_restore_goes_on_past_a_truncated_file(smoke_demo, pictures, tmp_path, capsys):
     whole = (pictures / 'a.png').read_bytes()
     (pictures / 'a.png').write_bytes(whole[: len(whole) // 2])

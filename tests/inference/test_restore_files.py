@@ -168,6 +168,13 @@ def test_bad_files_fail_alone(restorer, source, tmp_path):
     assert len(outputs(tmp_path / 'out')) == 2 * (COUNT - 3)
 
 
+def test_picture_with_a_wrong_suffix_is_restored_and_told(restorer, source, tmp_path):
+    (source / '00.png').rename(source / 'wrong.jpg')
+    (record,) = (r for r in run(restorer, source, tmp_path / 'out') if r.input.name == 'wrong.jpg')
+    assert record.note == 'wrong.jpg holds a picture in PNG format' and not record.error
+    assert Image.open(tmp_path / 'out' / 'wrong.jpg').format == 'JPEG'
+
+
 def meanwhile(restorer, number: int, act) -> None:
     """Let something happen while the given picture is being restored."""
     forward, seen = restorer.net.forward, []

@@ -91,11 +91,11 @@ def tree_lines(tree: DegradationTree) -> list[str]:
 
 
 def describe(tree: DegradationTree, node_id: int) -> str:
-    """Return one node in a line, e.g. ``l1_00  35 samples: low_light 69%, blur 31% (very dark 16, ...)``."""
+    """Return one node in a line, e.g. ``l1_00  35 samples: low_light 69%, blur 31% (very dark 16; ...)``."""
     node = tree.nodes[node_id]
     labels = ', '.join(f'{label} {count / max(node.count, 1):.0%}' for label, count in node.labels.items())
-    captions = ', '.join(f'{caption} {count}' for caption, count in list(node.captions.items())[:MAX_CAPTIONS])
+    captions = '; '.join(f'{caption} {count}' for caption, count in list(node.captions.items())[:MAX_CAPTIONS])
     more = len(node.captions) - MAX_CAPTIONS
-    captions += f' and {more} more' if more > 0 else ''
+    captions += f'; {more} more' if more > 0 else ''
     text = f'{labels} ({captions})' if labels and captions else captions or 'no labels'
     return f'{node.name}  {node.count} samples: {text}'

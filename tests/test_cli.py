@@ -96,3 +96,39 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout.startswith('l0_00')
     assert 'BrokenPipe' not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('argv', 'usage'),
+    [
+        (['tree', 'show', '--help'], 'unirestorer tree [show] PATH'),
+        (['tree', 'grow', '--help'], 'unirestorer tree grow'),
+    ],
+)
+def test_what_can_be_done_with_trees_explains_itself(argv, usage, capsys):
+    with pytest.raises(SystemExit) as leave:
+        cli.main(argv)
+    out = capsys.readouterr().out
+    assert leave.value.code == 0 and f'usage: {usage}' in out and 'example: unirestorer tree' in out
+
+
+def test_a_tree_is_drawn_as_text_and_as_a_picture(tmp_path, capsys):
+    import numpy as np
+
+    from basicsr_unirestorer.clustering.tree import DegradationTree, Node
+
+    nodes = (
+        Node('l0_00', 0, -1, 9, {'small rain': 5, 'large rain, thick haze': 4}),
+        Node('l1_00', 1, 0, 5, {'small rain': 5}),
+        Node('l1_01', 1, 0, 4, {'large rain, thick haze': 4}),
+    )
+    DegradationTree(nodes, np.eye(3, dtype=np.float32)).save(tmp_path / 'degradation_tree.json')
+    assert cli.main(['tree', 'show', str(tmp_path), '--picture', str(tmp_path / 'tree.png')]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        'l0_00  9 samples: rain 100%, haze 44% (small rain 5; large rain, thick haze 4)',
+        '├── l1_00  5 samples: rain 100% (small rain 5)',
+        '└── l1_01  4 samples: haze 100%, rain 100% (large rain, thick haze 4)',
+    ]
+    assert (tmp_path / 'tree.png').read_bytes()[:4] == b'\x89PNG'
+    with pytest.raises(SystemExit):
+        cli.main(['tree'])

@@ -78,7 +78,7 @@ class UniRestorer(nn.Module):
         bundle: Folder of a trained bundle.
         mode: ``auto`` routes by the picture alone, ``instruction`` prunes the tree to ``labels`` first, ``oracle``
             takes the node from the known caption (an upper bound for benchmarks).
-        labels: Degradation types for instruction mode.
+        labels: What is wrong with the pictures, for instruction mode, e.g. ``['rain', 'large noise']``.
         cache_mb: Memory that loaded experts may take, in MiB.
         top_k: Experts a picture. 1 takes the router's choice; from 2 on the most probable nodes restore it together,
             weighted by their probabilities. Oracle mode always takes one.

@@ -191,6 +191,6 @@ def report_table(report: Mapping) -> str:
     lines += ['', *(f'- {note}' for note in report['notes'])]
     lines += [''] * bool(report['notes']) + ['| node | parent | samples | captions |', '|---|---|---:|---|']
     for node in report['nodes']:
-        commonest = ', '.join(f'{caption} {count}' for caption, count in list(node['captions'].items())[:4])
+        commonest = '; '.join(f'{caption} {count}' for caption, count in list(node['captions'].items())[:4])
         lines.append(f'| {node["name"]} | {node["parent"] or ""} | {node["count"]} | {commonest} |')
     return '\n'.join(lines) + '\n'

@@ -59,7 +59,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     choice.add_argument(
         '--mode', choices=('auto', 'instruction'), help='default: instruction if labels are given, else auto'
     )
-    choice.add_argument('--labels', help='what is wrong with the pictures, e.g. rain,noise')
+    choice.add_argument('--labels', help='what is wrong with the pictures, e.g. rain or "rain, large noise"')
     choice.add_argument('--node', metavar='NAME', help='take the expert of this node, e.g. l1_03')
     choice.add_argument('--level', type=int, help='take the expert of this level of the tree; 0 is the root')
     choice.add_argument('--top-k', type=int, default=1, metavar='K', help='experts a picture, weighted (default: 1)')

@@ -36,8 +36,13 @@ INSTALL_REQUIRES = [
     'setuptools>=62.3',  # gives BasicSR the distutils it imports, which Python 3.12 dropped
 ]
 CLIP = ['open_clip_torch>=2.20']  # CLIP's tokenizer, for captions of DA-CLIP
-TESTS = ['pytest>=7.0', 'hypothesis>=6.75']  # hypothesis: sizes, types and damages that nobody thinks of
-EXTRAS_REQUIRE = {'clip': CLIP, 'dev': [*TESTS, 'ruff>=0.4', *CLIP]}
+PERCEPTUAL = ['torchmetrics>=1.8']  # LPIPS and DISTS for the benchmark; the first with both
+TESTS = [
+    'pytest>=7.0',
+    'hypothesis>=6.75',  # sizes, types and damages that nobody thinks of
+    'playwright>=1.40',  # drives an installed Chromium through the report; brings no browser itself
+]
+EXTRAS_REQUIRE = {'clip': CLIP, 'perceptual': PERCEPTUAL, 'dev': [*TESTS, 'ruff>=0.4', *CLIP]}
 
 setup(
     name='basicsr-unirestorer',
@@ -50,7 +55,10 @@ setup(
     python_requires='>=3.10',
     packages=[*find_packages(include=[PACKAGE, f'{PACKAGE}.*']), OPTIONS],
     package_dir={OPTIONS: 'options'},
-    package_data={PACKAGE: ['**/*.yml', '**/*.json', '**/*.txt', '**/*.gz', 'zoo/**/*'], OPTIONS: ['**/*.yml']},
+    package_data={
+        PACKAGE: [*(f'**/*.{suffix}' for suffix in ('yml', 'json', 'txt', 'gz', 'css', 'js')), 'zoo/**/*'],
+        OPTIONS: ['**/*.yml'],
+    },
     exclude_package_data={'': ['*.pyc']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -1,204 +1,231 @@
-"""``unirestorer benchmark``: one table with the honest baselines, picture by picture."""
+"""``unirestorer benchmark``: one table with the honest baselines, picture by picture.
+
+results/<name>/  table.md  summary.json  pictures.csv  journal.jsonl  report.html (--report)
+"""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from basicsr_unirestorer.errors import OptionError, check_keys, need_keys
+from basicsr_unirestorer.inference import tables
+from basicsr_unirestorer.inference.benchmark_results import Result, device_name, statement, versions, write_results
+from basicsr_unirestorer.inference.contest import ORACLES, Contest, make_contest
+from basicsr_unirestorer.inference.journal import Journal, fingerprint
+from basicsr_unirestorer.inference.metrics import perceptual_metrics, to_uint8
+from basicsr_unirestorer.inference.protocols import Case, Pair, Protocol, protocol_files
 
-KEYS = ('name', 'num_gpu', 'manual_seed', 'datasets', 'bundle', 'mode', 'labels', 'oracle', 'rivals')
-
-
-def to_uint8(picture: torch.Tensor) -> np.ndarray:
-    """Turn (1, 3, h, w), RGB, [0, 1] into (h, w, 3), RGB, uint8."""
-    return (picture[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-
-def measure(net, rivals: Mapping, data: dict, oracle: str, device: str) -> dict:  # noqa: ANN001
-    """Restore one picture with everything that the table compares.
-
-    Args:
-        net: A ``UniRestorer``.
-        rivals: Networks by name.
-        data: An item of a test dataset, batched to one.
-        oracle: ``all`` runs every node and keeps the best by true PSNR; ``caption`` only the node of the true caption.
-        device: Where the networks run.
-
-    Returns:
-        PSNR in dB of ``input``, ``root``, every rival, ``routed``, ``by label`` and, with ``all``, ``best node``, and
-        the decision.
-    """
-    from basicsr.metrics import calculate_psnr
-
-    lq = data['lq'].to(device).contiguous(memory_format=torch.channels_last)
-    gt = to_uint8(data['gt'])
-
-    def psnr(picture: torch.Tensor) -> float:
-        return float(calculate_psnr(to_uint8(picture), gt, crop_border=0))
-
-    caption = data['caption'][0]
-    with torch.no_grad():
-        route = net.route(lq)
-        chosen, labelled = int(route.node_id[0]), net.tree.node_for_caption(caption)
-        wanted = range(len(net.tree.nodes)) if oracle == 'all' else sorted({0, chosen, labelled})
-        by_node = {node_id: psnr(net.expert(node_id, device)(lq)) for node_id in wanted}
-        row = {
-            'caption': caption,
-            'input': psnr(lq),
-            'root': by_node[0],
-            **{name: psnr(rival(lq)) for name, rival in rivals.items()},
-            'routed': by_node[chosen],
-            'by label': by_node[labelled],
-        }
-    if oracle == 'all':
-        row['best node'] = max(by_node.values())
-    leaf = int(route.leaf_id[0])
-    row.update(
-        node=net.tree.nodes[chosen].name,
-        level=int(route.level[0]),
-        leaf_confidence=float(route.leaf_probs[0, leaf]),
-        level_confidence=float(route.level_probs[0].max()),
-        leaf_labels=dominant_labels(net.tree.nodes[net.tree.leaves[leaf]]),
-    )
-    return row
+KEYS = (
+    'name',
+    'num_gpu',
+    'manual_seed',
+    'datasets',
+    'protocols',
+    'data',
+    'max_pictures',
+    'metrics',
+    'bundle',
+    'mode',
+    'labels',
+    'oracle',
+    'rivals',
+)
+STANDARD_METRICS = {
+    'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False},
+    'ssim': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': False},
+}
+JOURNAL_FORMAT = 1
 
 
-def dominant_labels(node) -> str:  # noqa: ANN001
-    """Return the degradation types that most of a node's samples have, e.g. ``rain`` or ``haze+noise``."""
-    return '+'.join(sorted(label for label, count in node.labels.items() if count > node.count / 2))
+def dataset_cases(options: Mapping, metrics: Mapping[str, Mapping]) -> list[Case]:
+    """List the virtual samples or pairs of a data set, by caption."""
+    from basicsr.data import build_dataset
+
+    def load(number: int) -> Pair:
+        item = dataset.item(number)
+        return item['lq'].permute(1, 2, 0).numpy(), to_uint8(item['gt'][None])
+
+    dataset = build_dataset({**options, 'phase': 'test'})
+    if not hasattr(dataset, 'caption'):
+        raise OptionError(
+            f"The data set '{options['name']}' is a {options['type']}, whose pictures have no captions; name a "
+            'protocol for plain folders (protocols: {NAME: FOLDER}), or use MixedDegradationLMDBDataset.'
+        )
+    cases = []
+    for place in range(len(dataset)):
+        number, _ = dataset.draw(0, place)
+        caption, name = dataset.caption(number), dataset.sample_id(number)
+        facts = [dataset.fingerprint, name]
+        cases.append(Case(options['name'], caption, caption, name, metrics, facts, partial(load, number)))
+    return sorted(cases, key=lambda case: case.degradation)
 
 
-def summarise(rows: Sequence[dict], columns: Sequence[str]) -> list[dict]:
-    """Average rows by test set and caption, then by test set."""
-    summary = []
-    for dataset in dict.fromkeys(row['dataset'] for row in rows):
-        mine = [row for row in rows if row['dataset'] == dataset]
-        for caption in [*sorted({row['caption'] for row in mine}), None]:
-            group = [row for row in mine if caption in (None, row['caption'])]
-            levels = Counter(row['level'] for row in group)
-            summary.append(
-                {
-                    'dataset': dataset,
-                    'caption': caption or 'average',
-                    'pictures': len(group),
-                    **{column: float(np.mean([row[column] for row in group])) for column in columns},
-                    'levels': {level: levels[level] / len(group) for level in sorted(levels)},
-                }
-            )
-    return summary
+def all_cases(opt: Mapping) -> tuple[list[Case], list[Protocol]]:
+    """List every picture of the data sets and protocols of an option file, and the protocols."""
+    extra = perceptual_metrics(list(opt.get('metrics') or ()))
+    cases = []
+    for _, options in sorted((opt.get('datasets') or {}).items()):
+        cases += dataset_cases(options, {**STANDARD_METRICS, **extra})
+    wanted = opt.get('protocols') or {}
+    folders = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
+    protocols = [Protocol.load(name) for name in folders]
+    for protocol, folder in zip(protocols, folders.values(), strict=True):
+        for case in protocol.cases(folder or opt.get('data'), opt.get('max_pictures')):
+            cases.append(Case(**{**case.__dict__, 'metrics': {**case.metrics, **extra}}))
+    return cases, protocols
 
 
-def table(summary: Sequence[dict], columns: Sequence[str]) -> str:
-    """Format a summary as Markdown; PSNR in dB."""
-    lines = [
-        '| test set | degradation | pictures | ' + ' | '.join(columns) + ' | levels chosen |',
-        '|---' * (len(columns) + 4) + '|',
+def check(opt: Mapping) -> None:
+    """Look for mistakes in an option file; raises OptionError naming the first."""
+    check_keys(opt, KEYS, 'options')
+    need_keys(opt, ('name', 'bundle'), 'options')
+    if not opt.get('datasets') and not opt.get('protocols'):
+        raise OptionError(
+            f'Nothing to measure: give datasets or protocols in the option file, or name protocols in the command '
+            f'({", ".join(protocol_files())}).'
+        )
+    if opt.get('oracle', 'caption') not in ORACLES:
+        raise OptionError(f"oracle is '{opt['oracle']}'; write all, caption or none.")
+
+
+def measured(contest: Contest, cases: Sequence[Case], journal: Journal) -> Iterator[dict]:
+    """Yield the row of every picture, from the journal where the same comparison was made before."""
+    comparison = {key: value for key, value in contest.facts.items() if key != 'bundle'}
+    keys = [
+        fingerprint([JOURNAL_FORMAT, comparison, case.dataset, case.degradation, case.name, case.metrics, case.facts])
+        for case in cases
     ]
-    for row in summary:
-        levels = ', '.join(f'{level}: {share:.0%}' for level, share in row['levels'].items())
-        mark = '**' if row['caption'] == 'average' else ''
-        values = ' | '.join(f'{mark}{row[column]:.2f}{mark}' for column in columns)
-        lines.append(f'| {row["dataset"]} | {mark}{row["caption"]}{mark} | {row["pictures"]} | {values} | {levels} |')
-    return '\n'.join(lines) + '\n'
+    known = sum(key in journal.rows for key in keys)
+    with tqdm(total=len(cases), initial=known, desc='measuring', unit='picture') as bar:
+        for key, case in zip(keys, cases, strict=True):
+            if key not in journal.rows:
+                journal.add(key, contest.measure(case))
+                bar.update()
+            yield journal.rows[key]
 
 
-def leaf_type_accuracy(rows: Sequence[dict]) -> float:
-    """Return how often the chosen leaf's dominant degradation types are the picture's own."""
-    return float(np.mean([row['leaf_labels'] == row['labels'] for row in rows]))
-
-
-def run(opt: dict, root: Path) -> tuple[Path, list[dict], list[dict]]:
-    """Run a benchmark option file.
+def run(opt: dict, root: Path, device: str | None = None) -> Result:
+    """Run a benchmark option file; pictures that an earlier, stopped run measured are not measured again.
 
     Args:
         opt: Its content.
-        root: Folder under which ``results/<name>`` is written; an earlier one is set aside, as BasicSR does.
+        root: Folder under which ``results/<name>`` is written.
+        device: Where the networks run; a GPU where None and ``num_gpu`` asks for one.
 
-    Returns:
-        The results folder, the summary and the rows of all pictures.
+    Raises:
+        OptionError, DataError: What ``check``, the protocols, the bundle and the rivals refuse, before anything is
+            written.
     """
     from basicsr_unirestorer import register
 
     register()
-    from basicsr.data import build_dataloader, build_dataset
-    from basicsr.utils import mkdir_and_rename
-
-    from basicsr_unirestorer.archs.building import frozen, load_into, load_params, make_network
-    from basicsr_unirestorer.archs.unirestorer_arch import UniRestorer
-
-    check_keys(opt, KEYS, 'options')
-    need_keys(opt, ('name', 'datasets', 'bundle'), 'options')
-    oracle = opt.get('oracle', 'caption')
-    if oracle not in ('all', 'caption'):
-        raise OptionError(f"oracle is '{oracle}'; write all or caption.")
-    device = 'cuda' if opt.get('num_gpu', 0) else 'cpu'
-    net = UniRestorer(opt['bundle'], opt.get('mode', 'auto'), opt.get('labels')).to(device)
-    rivals = {}
-    for name, rival in (opt.get('rivals') or {}).items():
-        check_keys(rival, ('network', 'weights'), f'rivals.{name}')
-        need_keys(rival, ('network', 'weights'), f'rivals.{name}')
-        network = make_network(rival['network'], f'rivals.{name}.network')
-        rivals[name] = frozen(load_into(network, load_params(rival['weights']), rival['weights']))
-        rivals[name].to(device, memory_format=torch.channels_last)
-    columns = ['input', 'root', *rivals, 'routed', 'by label'] + (['best node'] if oracle == 'all' else [])
-    rows, start = [], time.time()
-    for _, options in sorted(opt['datasets'].items()):
-        dataset = build_dataset({**options, 'phase': 'test'})
-        for data in tqdm(build_dataloader(dataset, dataset.opt), desc=options['name'], unit='picture'):
-            rows.append(
-                {
-                    'dataset': options['name'],
-                    'sample_id': data['sample_id'][0],
-                    'labels': '+'.join(sorted(data['labels'][0].split(','))),
-                    **measure(net, rivals, data, oracle, device),
-                }
-            )
-    summary = summarise(rows, columns)
+    check(opt)
+    contest = make_contest(opt, device or ('cuda' if opt.get('num_gpu', 0) else 'cpu'))
+    cases, protocols = all_cases(opt)
+    start = time.time()
     folder = root / 'results' / opt['name']
-    mkdir_and_rename(str(folder))
-    text = table(summary, columns)
-    (folder / 'table.md').write_text(text)
+    rows = list(measured(contest, cases, Journal(folder / 'journal.jsonl')))
     facts = {
-        'tree_fingerprint': net.tree.fingerprint,
+        **contest.facts,
+        'device': device_name(contest.device),
+        'versions': versions(),
         'seconds': round(time.time() - start, 1),
-        'oracle': oracle,
+        'protocols': {protocol.name: statement(protocol, rows, opt.get('max_pictures')) for protocol in protocols},
         'leaf_type_accuracy': {
-            name: leaf_type_accuracy([row for row in rows if row['dataset'] == name])
+            name: tables.leaf_type_accuracy([row for row in rows if row['dataset'] == name])
             for name in dict.fromkeys(row['dataset'] for row in rows)
         },
     }
-    (folder / 'summary.json').write_text(json.dumps({**facts, 'table': summary}, indent=1) + '\n')
-    with open(folder / 'pictures.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder, summary, rows
+    result = Result(folder, contest, cases, rows, facts, protocols)
+    write_results(result)
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='unirestorer benchmark',
+        description='Compare routed restoration with its input, the root expert, rivals and the best expert.',
+        epilog='example: unirestorer benchmark cbsd68_noise --data CBSD68/ --bundle BUNDLE --report',
+    )
+    parser.add_argument(
+        'protocols', nargs='*', metavar='PROTOCOL', help='test protocols by name, or yml files (--list)'
+    )
+    parser.add_argument('-opt', help='option file, for data sets of your own and rivals')
+    parser.add_argument('-b', '--bundle', help='bundle folder (default: demo_output/bundle, if it is there)')
+    parser.add_argument(
+        '--data',
+        action='append',
+        metavar='[NAME=]FOLDER',
+        help='folder of a protocol, or the root of the prepared sets',
+    )
+    parser.add_argument('-n', '--name', help='results go to results/NAME (default: benchmark)')
+    parser.add_argument(
+        '--oracle', choices=ORACLES, help='all tries every expert and tells the regret (default: caption)'
+    )
+    parser.add_argument('--metrics', help='lpips,dists: besides what the protocol measures')
+    parser.add_argument('--max-pictures', type=int, help='only the first so many of each column, to try things out')
+    parser.add_argument('--device', help='auto, cpu, cuda:N or mps')
+    parser.add_argument('--report', action='store_true', help='write results/NAME/report.html')
+    parser.add_argument('--json', action='store_true', help='print the summary as JSON instead of the tables')
+    parser.add_argument('--list', action='store_true', help='list the protocols')
+    return parser
+
+
+def options_of(args: argparse.Namespace) -> dict:
+    """Combine the option file, if any, with what the command says; the command wins."""
+    from basicsr_unirestorer.preflight import read_options
+
+    opt = dict(read_options(Path(args.opt))) if args.opt else {'name': 'benchmark'}
+    said = {'bundle': args.bundle, 'name': args.name, 'oracle': args.oracle, 'max_pictures': args.max_pictures}
+    said['metrics'] = args.metrics.split(',') if args.metrics else None
+    opt |= {key: value for key, value in said.items() if value is not None}
+    if args.protocols:
+        opt['protocols'] = dict.fromkeys(args.protocols)
+    named = opt.get('protocols') or {}
+    named = dict(named) if isinstance(named, Mapping) else dict.fromkeys(named)
+    for entry in args.data or ():
+        name, equals, folder = entry.partition('=')
+        if equals and name not in named:
+            raise OptionError(f"--data names '{name}', which is none of the protocols to run: {', '.join(named)}.")
+        if equals:
+            named[name] = folder
+        else:
+            opt['data'] = entry
+    if named:
+        opt['protocols'] = named
+    if not opt.get('bundle') and not args.opt:
+        from basicsr_unirestorer.inference.restorer import default_bundle
+
+        opt['bundle'] = str(default_bundle())
+    return opt
 
 
 def main(argv: list[str]) -> int:
     """Run ``unirestorer benchmark``."""
-    parser = argparse.ArgumentParser(
-        prog='unirestorer benchmark',
-        description='Compare routed and unrouted restoration.',
-        epilog='example: unirestorer benchmark -opt options/tiny/unirestorer_benchmark.yml',
-    )
-    parser.add_argument('-opt', required=True, help='option file')
-    parser.add_argument('--json', action='store_true', help='print the summary as JSON instead of a table')
-    args = parser.parse_args(argv)
-    from basicsr_unirestorer.preflight import read_options
+    args = parser().parse_args(argv)
+    if args.list:
+        for name in protocol_files():
+            protocol = Protocol.load(name)
+            print(f'{name:18} {protocol.title}: {", ".join(protocol.options["columns"])}')
+        return 0
+    opt = options_of(args)
+    device = None
+    if args.device:
+        from basicsr_unirestorer.inference.restorer import pick_device
 
-    opt = read_options(Path(args.opt))
-    folder, _, _ = run(opt, Path.cwd())
-    print((folder / ('summary.json' if args.json else 'table.md')).read_text())
-    print(f'Written to {folder}')
+        device = pick_device(args.device)
+    result = run(opt, Path.cwd(), device)
+    if args.report:
+        from basicsr_unirestorer.inference.benchmark_report import write_benchmark_report
+
+        write_benchmark_report(result, result.folder / 'report.html')
+    print((result.folder / ('summary.json' if args.json else 'table.md')).read_text(encoding='utf-8'))
+    if not args.json:
+        print(f'Written to {result.folder}')
     return 0

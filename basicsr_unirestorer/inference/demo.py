@@ -14,12 +14,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from PIL import Image
 
 from basicsr_unirestorer.errors import DataError, UniRestorerError
 from basicsr_unirestorer.option_files import options_dir
+
+if TYPE_CHECKING:  # heavy, and while the stages run the memory is theirs
+    from basicsr_unirestorer.inference.benchmark_results import Result
 
 # (package, picture): what the test set shows is never trained on
 TRAIN_PICTURES = (
@@ -222,12 +226,12 @@ def run(output: Path, scale: Scale, say: Callable[[str], None] = print) -> list[
         clock.start('restoring the test photographs')
         from basicsr_unirestorer.inference import benchmark  # heavy, and while the stages run the memory is theirs
 
-        folder, summary, rows = benchmark.run(deepcopy(stages['benchmark']), Path.cwd())
-        say((folder / 'table.md').read_text())
-        page(stages['benchmark'], summary, rows, scale)
+        result = benchmark.run(deepcopy(stages['benchmark']), Path.cwd())
+        say(result.table())
+        page(result, scale)
     clock.stop()
     say(f'Page: {output / "index.html"}   bundle: {output / "bundle"}   total {clock.total():.0f} s')
-    return summary
+    return result.summary
 
 
 def start_stage(stage: str) -> subprocess.Popen:
@@ -290,54 +294,18 @@ class Clock:
         return time.time() - self.begin
 
 
-def page(opt: dict, summary: list[dict], rows: list[dict], scale: Scale) -> None:
-    """Write ``index.html``: one example of each caption, the table and the tree."""
-    from basicsr.data import build_dataset
+def page(result: Result, scale: Scale) -> None:
+    """Write ``index.html``: the report of the demo's benchmark."""
+    from basicsr_unirestorer.inference.benchmark_report import write_benchmark_report
 
-    from basicsr_unirestorer.inference.benchmark import to_uint8
-    from basicsr_unirestorer.inference.report import Example, write_report
-    from basicsr_unirestorer.inference.restorer import Restorer
-    from basicsr_unirestorer.tree_command import tree_lines
-
-    restorer = Restorer.from_bundle('bundle')
-    examples = []
-    by_id = {(row['dataset'], row['sample_id']): row for row in rows}
-    for options in opt['datasets'].values():
-        dataset = build_dataset({**options, 'phase': 'test'})
-        shown: set[str] = set()
-        for number in range(len(dataset)):
-            if dataset.caption(number) in shown:
-                continue
-            shown.add(dataset.caption(number))
-            item = dataset[number]
-            lq = to_uint8(item['lq'][None])
-            restored, decision = restorer.restore(lq)
-            row = by_id[options['name'], item['sample_id']]
-            examples.append(
-                Example(
-                    item['sample_id'],
-                    item['caption'],
-                    lq,
-                    restored,
-                    to_uint8(item['gt'][None]),
-                    row['input'],
-                    row['routed'],
-                    decision,
-                )
-            )
-    columns = [key for key in summary[0] if key not in ('dataset', 'caption', 'pictures', 'levels')]
-    write_report(
-        'index.html',
-        'UniRestorer demo',
+    intro = (
         f'Trained here on {len(TRAIN_PICTURES)} photographs, tested on {len(TEST_PICTURES)} others. "one for all" is a '
-        f'single network given the training steps of all experts together ({scale.expert_steps}); "by label" is the '
-        'expert of the true degradation, "best node" the best expert of each picture by true PSNR.',
-        summary,
-        columns,
-        examples,
-        tree_lines(restorer.net.tree),
-        Path('experiments/demo_clustering/tree.png'),
+        f'single network given the training steps of all experts together ({scale.expert_steps}); "root" is the expert '
+        'that was trained on everything, "by label" the expert of the true degradation, "best node" the best expert of '
+        'each picture by its true PSNR.'
     )
+    drawn = Path('experiments/demo_clustering/tree.png')
+    write_benchmark_report(result, Path('index.html'), 'UniRestorer demo', intro, drawn)
 
 
 def main(argv: list[str]) -> int:

@@ -1,141 +1,269 @@
-"""A self-contained HTML page: the table, before-after rows with the chosen expert and its confidence, and the tree."""
+"""One self-contained HTML file for demo, benchmark and restoring: pictures, tree, tables, how sure the router was.
+
+It opens from disk without a network, in light and dark, on a phone, and by keyboard; without JavaScript only the
+sliders stand still. Style and script lie beside this file.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
-import io
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
+from statistics import median
 
 import numpy as np
-from PIL import Image
 
-from basicsr_unirestorer.inference.restorer import Decision
+from basicsr_unirestorer.clustering.tree import DegradationTree
+from basicsr_unirestorer.inference import report_charts as charts
+from basicsr_unirestorer.inference.journal import write_aside
+from basicsr_unirestorer.inference.report_pictures import Record, choose, figure
+from basicsr_unirestorer.inference.tables import AVERAGE, groups, mean, number
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; } .wide { overflow-x: auto; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
-tr.average { font-weight: 700; background: var(--soft); }
-figure { margin: 0 0 2rem; } figcaption { margin-bottom: .4rem; }
-.row { display: grid; grid-template-columns: repeat(3, 1fr); gap: .5rem; }
-.row div { font-size: .85rem; } .row img { width: 100%; display: block; border-radius: .3rem; }
-.bar { display: inline-block; width: 6rem; height: .6rem; background: var(--soft); border-radius: .3rem; }
-.bar i { display: block; height: 100%; border-radius: .3rem; background: #3a7; }
-pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: .3rem; font-size: .85rem; }
-img.tree { max-width: 100%; background: #fff; border-radius: .3rem; }
-@media (max-width: 40rem) { .row { grid-template-columns: 1fr; } }
-"""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One restored test picture. Pictures are RGB, uint8, (h, w, 3); PSNR in dB."""
-
-    name: str
-    caption: str
-    lq: np.ndarray
-    restored: np.ndarray
-    gt: np.ndarray
-    psnr_lq: float
-    psnr_restored: float
-    decision: Decision
-
-
-def image_source(rgb: np.ndarray, max_side: int = 640) -> str:
-    """Encode a picture as a data URL, no larger than ``max_side``: the page must open from disk, without a network."""
-    picture = Image.fromarray(rgb)
-    picture.thumbnail((max_side, max_side))
-    buffer = io.BytesIO()
-    picture.save(buffer, 'JPEG', quality=90)
-    return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
-
-
-def example_html(example: Example) -> str:
-    """Return a before-after row with the decision above it."""
-    d = example.decision
-    knows = ', '.join(d.labels)
-    head = (
-        f'<b>{html.escape(example.name)}</b>: {html.escape(example.caption)}. Expert <b>{d.expert}</b> '
-        f'(trained on {html.escape(knows)}); leaf {d.leaf} {confidence_bar(d.leaf_confidence)}, '
-        f'level {d.level} {confidence_bar(d.level_confidence)}'
-    )
-    cells = ''.join(
-        f'<div><img alt="{title} of {html.escape(example.name)}" src="{image_source(picture)}">{title}{note}</div>'
-        for title, picture, note in (
-            ('input', example.lq, f', {example.psnr_lq:.2f} dB'),
-            ('restored', example.restored, f', {example.psnr_restored:.2f} dB'),
-            ('original', example.gt, ''),
-        )
-    )
-    return f'<figure><figcaption>{head}</figcaption><div class="row">{cells}</div></figure>'
-
-
-def confidence_bar(share: float) -> str:
-    return f'<span class="bar" title="{share:.0%} sure"><i style="width:{share:.0%}"></i></span> {share:.0%}'
-
-
-def table_html(summary: Sequence[dict], columns: Sequence[str]) -> str:
-    """Return the benchmark's summary as a table; PSNR in dB."""
-    head = ''.join(
-        f'<th scope="col">{html.escape(name)}</th>'
-        for name in ('test set', 'degradation', 'pictures', *columns, 'levels chosen')
-    )
-    body = ''
-    for row in summary:
-        levels = ', '.join(f'{level}: {share:.0%}' for level, share in row['levels'].items())
-        cells = [
-            row['dataset'],
-            row['caption'],
-            str(row['pictures']),
-            *(f'{row[column]:.2f}' for column in columns),
-            levels,
-        ]
-        kind = ' class="average"' if row['caption'] == 'average' else ''
-        body += f'<tr{kind}>' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in cells) + '</tr>'
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+HERE = Path(__file__).resolve().parent
+PICTURE_BYTES = 10 * 2**20  # of all embedded pictures together; base64 makes 13.3 MiB of them
+LARGEST_FIGURE = 400 * 2**10
 
 
 def write_report(
     path: str | Path,
+    records: Sequence[Record],
     title: str,
-    intro: str,
-    summary: Sequence[dict],
-    columns: Sequence[str],
-    examples: Sequence[Example],
-    tree_lines: Sequence[str],
-    tree_picture: Path | None = None,
+    intro: str = '',
+    tree: DegradationTree | None = None,
+    columns: Sequence[str] = (),
+    facts: Mapping[str, str] | None = None,
+    max_shown: int = 100,
+    tree_picture: str | Path | None = None,
 ) -> None:
     """Write the page.
 
     Args:
-        path: The HTML file.
+        path: The HTML file; it appears complete or not at all.
+        records: All restored pictures.
         title: Heading.
         intro: A sentence or two under it.
-        summary: Rows as ``benchmark.summarise`` returns them.
-        columns: The PSNR columns of those rows.
-        examples: Before-after rows.
-        tree_lines: The tree as text.
-        tree_picture: The projection drawn by the clustering stage.
+        tree: The degradation tree.
+        columns: Entries of ``Record.psnr`` that the table by degradation shows.
+        facts: What a reader must know of the numbers (protocol, weights, versions), by name.
+        max_shown: Pictures to embed at most; together they take about 13 MiB, however many they are.
+        tree_picture: A PNG of the embeddings, shown under the tree.
+
+    Raises:
+        DataError: A picture cannot be read, or the file cannot be written.
     """
-    drawn = ''
-    if tree_picture is not None and Path(tree_picture).is_file():
-        content = base64.b64encode(Path(tree_picture).read_bytes()).decode()
-        drawn = f'<p><img class="tree" alt="embeddings in two dimensions" src="data:image/png;base64,{content}"></p>'
-    text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
-        f'<h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p>'
-        f'<h2>PSNR in dB, pictures never trained on</h2>{table_html(summary, columns)}'
-        f'<h2>Before and after</h2>{"".join(map(example_html, examples))}'
-        f'<h2>The degradation tree</h2><pre>{html.escape(chr(10).join(tree_lines))}</pre>{drawn}</body></html>'
+    worst, shown = choose(records, max_shown)
+    budget = min(LARGEST_FIGURE, PICTURE_BYTES // max(len(worst) + len(shown), 1))
+    sections = {
+        'pictures': ('Before and after', _gallery(shown, records, budget)),
+        'degradations': ('By degradation' if columns else 'By expert', _tables(records, columns)),
+        'tree': ('The tree and its traffic', _tree(records, tree, tree_picture)),
+        'confidence': ('How sure the router was', _confidence(records)),
+        'worst': ('Worst cases', _worst(worst, budget)),
+        'facts': ('What was measured', _facts(facts or {})),
+    }
+    order = ('degradations', 'pictures') if columns else ('pictures', 'degradations')
+    order = (*order, 'tree', 'confidence', 'worst', 'facts')
+    sections = {key: sections[key] for key in order if sections[key][1]}
+    links = ''.join(f'<li><a href="#{key}">{heading}</a></li>' for key, (heading, _) in sections.items())
+    body = ''.join(
+        f'<section id="{key}" aria-labelledby="{key}-head"><h2 id="{key}-head">{heading}</h2>{content}</section>'
+        for key, (heading, content) in sections.items()
     )
-    scratch = Path(path).with_suffix('.part')
-    scratch.write_text(text)
-    os.replace(scratch, path)
+    lead = f'<p class="lead">{escape(intro)}</p>' if intro else ''
+    write_aside(
+        Path(path),
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f'<title>{escape(title)}</title><style>{(HERE / "report.css").read_text()}</style></head><body>'
+        f'<a class="skip" href="#main">Skip to the content</a><header><h1>{escape(title)}</h1>{lead}'
+        f'{_tiles(records, columns, tree)}<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
+        f'<main id="main">{body}</main><footer>One file, no network: pictures are reduced copies.</footer>'
+        f'<script>{(HERE / "report.js").read_text()}</script></body></html>\n',
+    )
+
+
+def _gallery(shown: Sequence[Record], records: Sequence[Record], budget: int) -> str:
+    if not shown:
+        return ''
+    some = f'{len(shown)} of {len(records)} pictures. ' if len(shown) < len(records) else ''
+    return (
+        f'<p class="lead">{some}Move the slider: by finger, mouse, or arrow keys. Below each picture: the expert that '
+        'restored it, and how sure the router was of the kind of degradation (leaf) and of how special an expert may '
+        f'be (level).</p><div class="pictures">{"".join(figure(record, budget) for record in shown)}</div>'
+    )
+
+
+def _worst(worst: Sequence[Record], budget: int) -> str:
+    if not worst:
+        return ''
+    words = 'Where the router was least sure.'
+    if 'regret' in worst[0].psnr:
+        words = 'Where another expert would have done better, by its true PSNR.'
+    elif 'routed' in worst[0].psnr:
+        words = 'Where restoring gained least, or lost.'
+    figures = ''.join(figure(record, budget, _reason(record)) for record in worst)
+    return f'<p class="lead">{words}</p><div class="pictures">{figures}</div>'
+
+
+def _reason(record: Record) -> str:
+    if 'regret' in record.psnr:
+        return f'{number(record.psnr["regret"])} dB below the best expert'
+    if 'routed' in record.psnr and np.isfinite(record.psnr['input']):
+        return f'{record.psnr["routed"] - record.psnr["input"]:+.2f} dB'
+    return f'{record.sureness:.0%} sure'
+
+
+# ----------------------------------------------------------------------------------------------- numbers
+
+
+def _tiles(records: Sequence[Record], columns: Sequence[str], tree: DegradationTree | None) -> str:
+    used = {record.decision.expert for record in records}
+    tiles = [('pictures', str(len(records)), '')]
+    routed = mean([record.psnr['routed'] for record in records if 'routed' in record.psnr])
+    if routed is not None:
+        before = mean([record.psnr['input'] for record in records if 'input' in record.psnr])
+        tiles += [('PSNR, input', number(before), 'dB'), ('PSNR, routed', number(routed), 'dB')]
+        if 'root' in columns:
+            root = mean([record.psnr['root'] for record in records if 'root' in record.psnr])
+            tiles.append(('PSNR, root expert', number(root), 'dB'))
+        regret = mean([record.psnr['regret'] for record in records if 'regret' in record.psnr])
+        if regret is not None:
+            tiles.append(('below the best expert', number(regret), 'dB'))
+    tiles.append(('experts used', str(len(used)), f'of {len(tree.nodes)}' if tree else ''))
+    if records:
+        sure = median(record.sureness for record in records)
+        tiles.append(('median confidence', f'{sure:.0%}', ''))
+    cells = ''.join(f'<div><dt>{what}</dt><dd>{value}<small>{unit}</small></dd></div>' for what, value, unit in tiles)
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def _tables(records: Sequence[Record], columns: Sequence[str]) -> str:
+    """Return the PSNR by degradation or, where no clean pictures are known, what each expert restored."""
+    if not columns:
+        return _expert_table(records)
+    rows = [{'dataset': r.dataset, 'degradation': r.degradation, 'record': r} for r in records]
+    bodies: dict[str, list[list[str]]] = {}
+    for dataset, kind, group in groups(rows):
+        members = [row['record'] for row in group]
+        values = [mean([r.psnr[column] for r in members if column in r.psnr]) for column in columns]
+        experts = Counter(r.decision.expert for r in members).most_common(3 if kind != AVERAGE else 0)
+        chosen = ', '.join(f'{name}\u00a0{count / len(members):.0%}' for name, count in experts)
+        bodies.setdefault(dataset, []).append([kind, str(len(members)), *map(number, values), chosen])
+    head = ['degradation', 'pictures', *columns, 'experts chosen']
+    real = [
+        place for place, name in enumerate(head) if name in columns and name not in ('by label', 'best node', 'regret')
+    ]
+    tables = ''.join(_table(dataset, head, body, real) for dataset, body in bodies.items())
+    return (
+        '<p class="lead">PSNR in dB, averaged over pictures; the best of each row stands out, not counting what takes '
+        f'the truth to know.</p>{tables}'
+    )
+
+
+def _expert_table(records: Sequence[Record]) -> str:
+    body = []
+    for name, count in Counter(record.decision.expert for record in records).most_common():
+        mine = [record for record in records if record.decision.expert == name]
+        labels = ', '.join(label.replace('_', ' ') for label in list(mine[0].decision.labels)[:4])
+        sure = [median(getattr(r.decision, key) for r in mine) for key in ('leaf_confidence', 'level_confidence')]
+        body.append([name, str(count), *(f'{value:.0%}' for value in sure), labels or '-'])
+    head = ['expert', 'pictures', 'sure of the leaf', 'sure of the level', 'trained on']
+    return _table('', head, body, []) if body else ''
+
+
+def _table(caption: str, head: Sequence[str], body: Iterable[Sequence[str]], compared: Sequence[int]) -> str:
+    """Return a table whose rows become cards on a phone; ``compared``: columns whose largest number stands out."""
+    words = {0, len(head) - 1}
+    heads = ''.join(f'<th scope="col"{_text(place in words)}>{escape(name)}</th>' for place, name in enumerate(head))
+    lines = []
+    for row in body:
+        known = {place: float(row[place].replace('∞', 'inf')) for place in compared if row[place] != '-'}
+        best = {place for place, value in known.items() if value == max(known.values())} if len(known) > 1 else set()
+        cells = f'<th scope="row" class="text">{escape(row[0])}</th>'
+        for place, cell in enumerate(row[1:], 1):
+            kind = ' '.join(
+                word for word, on in (('text', place in words), ('best', place in best), ('empty', not cell)) if on
+            )
+            name = escape(head[place], quote=True)
+            cells += f'<td{f" class={chr(34)}{kind}{chr(34)}" if kind else ""} data-label="{name}">{escape(cell)}</td>'
+        lines.append(f'<tr{" class=average" if row[0] == AVERAGE else ""}>{cells}</tr>')
+    told = f'<caption>{escape(caption)}</caption>' if caption else ''
+    return (
+        f'<div class="card"><table class="cards">{told}<thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody>'
+        '</table></div>'
+    )
+
+
+def _text(is_text: bool) -> str:
+    return ' class="text"' if is_text else ''
+
+
+def _tree(records: Sequence[Record], tree: DegradationTree | None, drawn: str | Path | None) -> str:
+    if tree is None:
+        return ''
+    chosen = Counter(record.decision.expert for record in records)
+    rows = [[node.name, str(chosen[node.name]), f'{node.count:,}', charts.knows(node, 4)] for node in tree.nodes]
+    table = _table('', ['node', 'pictures here', 'training samples', 'trained on'], rows, [])
+    picture = ''
+    if drawn is not None and Path(drawn).is_file():
+        content = base64.b64encode(Path(drawn).read_bytes()).decode()
+        picture = (
+            '<details><summary>Embeddings of the training samples</summary><img class="drawn" alt="Embeddings of the '
+            f'training samples in two dimensions, coloured by node" src="data:image/png;base64,{content}"></details>'
+        )
+    return (
+        '<p class="lead">From the root, which was trained on everything, to the leaves, each trained on one kind of '
+        'degradation. A link is as thick as the part of the pictures that took it; a filled node restored pictures, '
+        'and the numbers say how many.</p><div class="card">'
+        f'<div class="wide">{charts.tree_svg(tree, chosen, 1000, "tree-wide")}</div>'
+        f'<div class="narrow">{charts.tree_svg(tree, chosen, 310, "tree-narrow")}</div></div>'
+        f'<details><summary>The same as a table</summary>{table}</details>{picture}'
+    )
+
+
+def _confidence(records: Sequence[Record]) -> str:
+    if not records:
+        return ''
+    right = [record.right for record in records]
+    leaf = charts.histogram_svg(
+        [r.decision.leaf_confidence for r in records], right, 'leaf-plot', 'confidence in the leaf'
+    )
+    level = [record.decision.level_confidence for record in records]
+    nothing = [None] * len(records)
+    plots = [
+        ('Kind of degradation', leaf),
+        ('Granularity', charts.histogram_svg(level, nothing, 'level-plot', 'confidence in the level')),
+    ]
+    measured = 'regret' if any('regret' in r.psnr for r in records) else 'gain'
+    points = [
+        (r.decision.leaf_confidence, value, r.right) for r in records if (value := _outcome(r, measured)) is not None
+    ]
+    if points:
+        words = 'dB below the best expert' if measured == 'regret' else 'dB gained'
+        plots.append(('Outcome', charts.scatter_svg(points, 'outcome-plot', 'confidence in the leaf', words)))
+    wrong = '<li class="wrong">leaf of another type</li>' if False in right else ''
+    key = (
+        f'<ul class="key"><li>leaf of the true type</li>{wrong}</ul>' if any(fits is not None for fits in right) else ''
+    )
+    cards = ''.join(f'<div class="card"><h3>{head}</h3>{plot}</div>' for head, plot in plots)
+    words = (
+        'Number of pictures that the router was so sure of: which leaf they belong to, and how fine an expert may be.'
+    )
+    return f'<p class="lead">{words}</p><div class="plots">{cards}</div>{key}'
+
+
+def _outcome(record: Record, measured: str) -> float | None:
+    if measured == 'regret':
+        value = record.psnr.get('regret')
+    else:
+        value = record.psnr['routed'] - record.psnr['input'] if 'routed' in record.psnr else None
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    cells = ''.join(f'<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>' for name, value in facts.items())
+    return f'<dl class="facts">{cells}</dl>' if cells else ''

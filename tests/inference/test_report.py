@@ -1,53 +1,209 @@
-"""The page: self-contained, escaped, complete."""
+"""The page: self-contained, escaped, complete, of bounded size."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from basicsr_unirestorer.inference.report import Example, image_source, write_report
-from basicsr_unirestorer.inference.restorer import Decision
+from basicsr_unirestorer.errors import DataError
+from basicsr_unirestorer.inference import report
+from basicsr_unirestorer.inference.report import write_report
+from basicsr_unirestorer.inference.report_charts import histogram_svg, knows, through, tree_svg
+from basicsr_unirestorer.inference.report_pictures import Record, choose, embed
+from tests.inference.report_samples import COLUMNS, LEAVES, noisy, record, small_tree, smooth_picture
 
 EVIL = '<script>alert("&")</script>'
 
 
-def picture(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+class Page(HTMLParser):
+    """Tags of a page with their attributes, and tags that were closed in another order than opened."""
+
+    VOID = ('meta', 'img', 'input')
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
-def page(folder, text: str = EVIL) -> str:
-    decision = Decision('l2_00', 'l2_00', 0.75, 2, 0.5, {'noise': 3})
-    example = Example(text, text, picture(), picture(1), picture(2), 20.0, 25.125, decision)
-    row = {'dataset': text, 'caption': text, 'pictures': 3, 'input': 20.0, text: 21.5, 'levels': {0: 0.25, 2: 0.75}}
-    write_report(folder / 'index.html', text, text, [row], ['input', text], [example], [text])
-    return (folder / 'index.html').read_text()
+def page(folder, records, columns=COLUMNS, **more) -> str:
+    write_report(folder / 'report.html', records, **{'title': 'A title', 'tree': small_tree(), **more}, columns=columns)
+    return (folder / 'report.html').read_text()
+
+
+def decode(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.partition('base64,')[2])))
 
 
 def test_texts_are_escaped(tmp_path):
-    text = page(tmp_path)
-    assert '<script' not in text
-    assert text.count('&lt;script&gt;') >= 8  # title, heading, intro, two cells, a column, the example, the tree
+    evil = Record(EVIL, record(0).decision, record(0).pictures, EVIL, EVIL, record(0).psnr, True)
+    text = page(tmp_path, [evil], title=EVIL, intro=EVIL, facts={EVIL: EVIL})
+    assert text.count('<script>') == 1 and 'alert("' not in text  # the one of the sliders
+    # title, heading, intro, name, alt texts and label, test set and degradation twice, fact
+    assert text.count('&lt;script&gt;') >= 12
 
 
-def test_page_shows_table_confidence_and_tree(tmp_path):
-    text = page(tmp_path, 'large noise')
-    for part in ('21.50', '0: 25%, 2: 75%', '20.00 dB', '25.12 dB', 'width:75%', '<pre>large noise</pre>'):
+def test_page_is_well_formed_and_needs_nothing_else(tmp_path):
+    text = page(tmp_path, [record(i) for i in range(9)], facts={'Bundle': 'here'})
+    parsed = Page(text)
+    assert not parsed.wrong and not parsed.open
+    assert 'http:' not in text and 'https:' not in text and '@import' not in text
+    assert all(image['src'].startswith('data:image/webp;base64,') for image in parsed.all('img'))
+    assert "default-src 'none'" in text
+    assert [path.name for path in tmp_path.iterdir()] == ['report.html']
+
+
+def test_page_has_landmarks_labels_and_alternatives(tmp_path):
+    parsed = Page(page(tmp_path, [record(i) for i in range(9)]))
+    assert all(len(parsed.all(tag)) == 1 for tag in ('main', 'header', 'nav', 'footer', 'h1'))
+    ids = [attributes['id'] for _, attributes in parsed.tags if 'id' in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in parsed.tags:
+        if tag == 'section' or attributes.get('role') == 'img':
+            assert attributes['aria-labelledby'] in ids
+    assert {link['href'].removeprefix('#') for link in parsed.all('a')} <= set(ids)
+    assert all(image['alt'] for image in parsed.all('img'))
+    sliders = parsed.all('input')
+    assert sliders and all(slider['type'] == 'range' and slider['aria-label'] for slider in sliders)
+
+
+def test_measured_pictures_show_tables_traffic_and_worst_cases(tmp_path):
+    text = page(tmp_path, [record(i) for i in range(8)])
+    for part in (
+        'By degradation',
+        'How sure the router was',
+        'Worst cases',
+        'dB below the best expert',
+        '20.00 → 25.00',
+    ):
         assert part in text, part
-    assert [path.name for path in tmp_path.iterdir()] == ['index.html']
+    assert '7.50 dB below the best expert' in text  # the worst of them
+    assert 'leaf of another type' in text
+    assert '8 pictures went to 3 of 3 experts' in text
 
 
-def test_page_needs_no_other_file(tmp_path):
-    text = page(tmp_path, 'x')
-    assert 'http' not in text
-    sources = re.findall(r'src="([^"]*)"', text)
-    assert len(sources) == 3 and all(source.startswith('data:image/') for source in sources)
+def test_restored_pictures_need_no_measurement(tmp_path):
+    """What ``restore --report`` has: files before and after, and decisions."""
+    records = []
+    for number in range(5):
+        before, after = tmp_path / f'{number}.png', tmp_path / f'{number}_restored.png'
+        Image.fromarray(noisy(smooth_picture(number))).save(before)
+        Image.fromarray(smooth_picture(number)).save(after)
+        records.append(Record.of_files(before, after, record(number).decision))
+    text = page(tmp_path, records, columns=())
+    assert 'By expert' in text and 'By degradation' not in text and ' dB' not in text
+    assert 'Where the router was least sure' in text
+    assert len(Page(text).all('figure')) == 6  # all five, and the least sure once more
+    shown = decode(re.findall(r'class="after" src="([^"]*)"', text)[0]).convert('RGB')
+    assert np.abs(np.asarray(shown, float) - smooth_picture(0)).mean() < 6
 
 
-def test_pictures_are_embedded_whole():
-    content = base64.b64decode(image_source(picture()).partition('base64,')[2])
-    with Image.open(io.BytesIO(content)) as decoded:
-        assert decoded.size == (10, 8)
+@pytest.mark.parametrize('records', [[], [record(0)], [record(0, measured=False)]], ids=['none', 'one', 'unmeasured'])
+def test_few_pictures_still_make_a_page(tmp_path, records):
+    columns = COLUMNS if records and records[0].psnr else ()
+    parsed = Page(page(tmp_path, records, columns=columns))
+    assert not parsed.wrong and len(parsed.all('figure')) == len(records)
+
+
+def test_infinite_psnr_of_untouched_pictures_is_shown(tmp_path):
+    clean = Record(
+        'x', record(0).decision, record(0).pictures, 'clean', 'clean', {'input': float('inf'), 'routed': 55.0}
+    )
+    text = page(tmp_path, [clean], columns=('input', 'routed'))
+    assert '∞ → 55.00 dB' in text and 'nan' not in text
+
+
+def test_size_of_the_page_is_bounded_however_many_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, 'PICTURE_BYTES', 2**20)
+    text = page(tmp_path, [record(i, False, (120, 160)) for i in range(70)], columns=(), max_shown=60)
+    assert len(Page(text).all('figure')) == 60
+    assert 2**19 < len(text) < 4 / 3 * 2**20 + 60_000  # base64 makes four bytes of three
+    assert '70 pictures went to' in text
+
+
+def test_pictures_are_made_smaller_rather_than_coarser():
+    """The sharper of the two decides: a slider needs both in one size."""
+    sharp = noisy(smooth_picture(0, 240, 320))
+    for pictures in ([sharp, smooth_picture(0, 240, 320)], [smooth_picture(0, 240, 320), sharp]):
+        urls, size = embed(pictures, budget=12_000)
+        contents = [base64.b64decode(url.partition('base64,')[2]) for url in urls]
+        assert 6_000 < sum(map(len, contents)) <= 12_000
+        assert size[0] < 320 and abs(size[0] / size[1] - 4 / 3) < 0.05
+        assert {decode(url).size for url in urls} == {size}
+    assert embed([smooth_picture(0)], budget=30_000)[1] == (64, 48)  # a small one keeps its size
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 300), (300, 1)])
+def test_odd_sizes_are_embedded(size):
+    urls, shown = embed([np.zeros((*size, 3), np.uint8)], budget=10_000)
+    assert decode(urls[0]).size == shown == size[::-1]
+
+
+def test_examples_show_every_kind_once_before_any_twice():
+    records = [record(0) for _ in range(6)] + [record(1)]
+    worst, shown = choose(records, most=3)
+    assert worst == [records[6]] and {r.degradation for r in shown} == set(LEAVES.values()) and len(shown) == 2
+    assert choose(records, most=0) == ([], [])
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    page(tmp_path, [record(0)])
+    before = (tmp_path / 'report.html').read_text()
+
+    def broken():
+        raise DataError('gone')
+
+    with pytest.raises(DataError, match='gone'):
+        page(tmp_path, [Record('x', record(0).decision, broken)], columns=())
+    assert (tmp_path / 'report.html').read_text() == before
+    with pytest.raises(DataError, match='cannot be written'):
+        write_report(tmp_path / 'nowhere' / 'report.html', [record(0)], 'title')
+
+
+# ----------------------------------------------------------------------------------------------- drawings
+
+
+def test_traffic_adds_up_along_the_tree():
+    assert through(small_tree(), {'l0_00': 1, 'l1_00': 2, 'l1_01': 4}) == [7, 2, 4]
+
+
+def test_nodes_are_called_by_what_they_know():
+    root, leaf, _ = small_tree().nodes
+    assert knows(root) == 'noise, haze' and knows(leaf) == 'large noise'
+
+
+@pytest.mark.parametrize('width', [1000, 310])
+def test_tree_draws_every_node_inside_its_frame(width):
+    drawing = tree_svg(small_tree(), {'l1_00': 3}, width, 'x')
+    assert drawing.count('<circle') == 3 and drawing.count('<path') == 2
+    assert drawing.count('class="flow"') == 1 and drawing.count('class="idle"') == 1
+    assert all(0 < float(x) < width for x in re.findall(r' c?x="([\d.]+)"', drawing))
+
+
+def test_histogram_counts_every_picture():
+    drawing = histogram_svg([0.05, 0.95, 1.0, 0.92], [True, False, True, None], 'x', 'confidence')
+    assert re.findall(r'class="soft"[^>]*>(\d)</text>', drawing) == ['1', '3']
+    assert drawing.count('class="wrong"') == 1

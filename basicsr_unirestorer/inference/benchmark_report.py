@@ -1,0 +1,68 @@
+"""The report of a finished benchmark: its rows as records, and the pictures to show restored once more."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from basicsr_unirestorer.inference.benchmark_results import Result
+from basicsr_unirestorer.inference.contest import Contest
+from basicsr_unirestorer.inference.metrics import to_uint8
+from basicsr_unirestorer.inference.protocols import Case
+from basicsr_unirestorer.inference.report import write_report
+from basicsr_unirestorer.inference.report_pictures import Pictures, Record
+from basicsr_unirestorer.inference.restorer import Decision
+
+SHOWN = 30  # pictures are restored again for the page
+
+
+def show(contest: Contest, case: Case) -> Pictures:
+    """Restore a picture as it was measured: before, after, clean; RGB, uint8."""
+    lq, gt = case.load()
+    lq = contest.tensor(lq)
+    with torch.no_grad():
+        restored = contest.net(lq)
+    return to_uint8(lq), to_uint8(restored), gt
+
+
+def record_of(result: Result, case: Case, row: dict) -> Record:
+    """Turn a measured row into a record of the report."""
+    tree = result.contest.net.tree
+    node = tree.nodes[tree.node_id(row['node'])]
+    decision = Decision(
+        row['node'], row['leaf'], row['leaf_confidence'], row['level'], row['level_confidence'], node.labels
+    )
+    return Record(
+        case.name,
+        decision,
+        partial(show, result.contest, case),
+        case.dataset,
+        case.degradation,
+        {column: row[column] for column in result.columns if column in row},
+        row['leaf_labels'] == row['labels'] if row['labels'] else None,
+    )
+
+
+def write_benchmark_report(
+    result: Result, path: Path, title: str = '', intro: str = '', tree_picture: Path | None = None
+) -> None:
+    """Write the page of a benchmark; see ``report.write_report`` for errors."""
+    facts = result.facts
+    told = {protocol.title: protocol.heading.partition('Protocol:')[2] for protocol in result.protocols}
+    told |= {
+        'Bundle': f'{facts["bundle"]}, weights {facts["weights_fingerprint"]}, tree {facts["tree_fingerprint"]}',
+        'Routing': f'mode {facts["mode"]}, oracle {facts["oracle"]}',
+        **{f'Rival {name}': f'weights {rival["weights_fingerprint"]}' for name, rival in facts['rivals'].items()},
+        'Device': facts['device'],
+        'Versions': ', '.join(f'{name} {version}' for name, version in facts['versions'].items()),
+    }
+    words = (
+        '"root" is the expert that was trained on everything, "routed" the expert that the router chose, "by label" '
+        'the expert of the true degradation, "best node" the best of all experts for each picture by its true PSNR.'
+    )
+    records = [record_of(result, case, row) for case, row in zip(result.cases, result.rows, strict=True)]
+    tree = result.contest.net.tree
+    title = title or f'Benchmark: {result.folder.name}'
+    write_report(path, records, title, intro or words, tree, result.columns, told, SHOWN, tree_picture)

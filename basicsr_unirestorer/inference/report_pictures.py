@@ -1,0 +1,171 @@
+"""Records of restored pictures, which of them a report shows, and how they are embedded in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from basicsr_unirestorer.image_files import read_picture
+from basicsr_unirestorer.inference.restorer import Decision
+from basicsr_unirestorer.inference.tables import number
+
+MAX_SIDE = 960
+WORST = 6
+
+Pictures = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One restored picture.
+
+    Attributes:
+        name: What to call it.
+        decision: What the router decided.
+        pictures: Returns before, after and, where there is one, the clean picture: RGB, uint8, (h, w, 3), one size.
+            Called only where the page shows the picture; None where it cannot be shown.
+        dataset, degradation: Where it belongs in the table: test set, and true degradation.
+        psnr: dB by method (``input``, ``routed``, ...), and ``regret``; empty where the clean picture is unknown.
+        right: Whether the chosen leaf has the true degradation types; None where they are unknown.
+    """
+
+    name: str
+    decision: Decision
+    pictures: Callable[[], Pictures] | None = None
+    dataset: str = ''
+    degradation: str = ''
+    psnr: Mapping[str, float] = field(default_factory=dict)
+    right: bool | None = None
+
+    @classmethod
+    def of_files(cls, before: str | Path, after: str | Path, decision: Decision) -> Record:
+        """Make the record of a file that was restored to another file."""
+        return cls(Path(before).name, decision, partial(_read_both, Path(before), Path(after)))
+
+    @property
+    def sureness(self) -> float:
+        return self.decision.leaf_confidence * self.decision.level_confidence
+
+    @property
+    def badness(self) -> float:
+        """How bad it came out, larger is worse: regret, else what restoring lost, else how unsure the router was."""
+        if 'regret' in self.psnr:
+            return self.psnr['regret']
+        if 'routed' in self.psnr and np.isfinite(self.psnr['input']):
+            return self.psnr['input'] - self.psnr['routed']
+        return -self.psnr['routed'] if 'routed' in self.psnr else 1 - self.sureness
+
+
+def _read_both(before: Path, after: Path) -> Pictures:
+    one, other = (np.ascontiguousarray(read_picture(path)[..., ::-1]) for path in (before, after))
+    return one, other, None
+
+
+def choose(records: Sequence[Record], most: int) -> tuple[list[Record], list[Record]]:
+    """Choose the pictures to show: the worst cases, and examples, first one of every degradation (or expert).
+
+    Returns:
+        The worst, worst first, and the examples in their order; together at most ``most``.
+    """
+    able = [record for record in records if record.pictures]
+    worst = sorted(able, key=lambda record: -record.badness)[: min(WORST, len(able) // 4, most)]
+    if all(record.psnr.get('regret') == 0 for record in worst):
+        worst = []
+    seen: set[tuple] = set()
+    first, later = [], []
+    for place, record in enumerate(able):
+        kind = (record.dataset, record.degradation or record.decision.expert)
+        (later if kind in seen else first).append(place)
+        seen.add(kind)
+    places = sorted([*first, *later][: max(most - len(worst), 0)])
+    return worst, [able[place] for place in places]
+
+
+def embed(pictures: Sequence[np.ndarray], budget: int) -> tuple[list[str], tuple[int, int]]:
+    """Encode pictures of one size as WebP data URLs that together keep to a budget.
+
+    They are made smaller rather than coarser, since strong compression would remove the very noise they should show.
+
+    Args:
+        pictures: RGB, uint8, (h, w, 3).
+        budget: Bytes of all together, before base64.
+
+    Returns:
+        The URLs, and the (width, height) of every copy.
+    """
+    copies = [Image.fromarray(picture) for picture in pictures]
+    for copy in copies:
+        copy.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    contents = _webp(copies, 86)
+    if sum(map(len, contents)) > budget:
+        contents = _webp(copies, 72)
+    while (total := sum(map(len, contents))) > budget and max(copies[0].size) > 32:
+        shrink = min(0.95, max(0.5, (budget / total) ** 0.5))
+        size = [max(1, round(side * shrink)) for side in copies[0].size]
+        copies = [copy.resize(size, Image.Resampling.LANCZOS) for copy in copies]
+        contents = _webp(copies, 72)
+    return ['data:image/webp;base64,' + base64.b64encode(content).decode() for content in contents], copies[0].size
+
+
+def _webp(pictures: Sequence[Image.Image], quality: int) -> list[bytes]:
+    contents = []
+    for picture in pictures:
+        buffer = io.BytesIO()
+        picture.save(buffer, 'WEBP', quality=quality)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def figure(record: Record, budget: int, reason: str = '') -> str:
+    """Return a slider between before and after, and what was decided below it; ``budget``: bytes of its pictures."""
+    before, after, clean = record.pictures()
+    urls, size = embed([picture for picture in (before, after, clean) if picture is not None], budget)
+    images = list(zip(('before', 'after', 'clean'), urls, strict=False))
+    words = {'before': 'before', 'after': 'restored', 'clean': 'original'}
+    name = escape(record.name, quote=True)
+    tags = ''.join(
+        f'<img class="{kind}" src="{url}" width="{size[0]}" height="{size[1]}" alt="{name}, {words[kind]}">'
+        for kind, url in (images[1], *images[2:], images[0])  # before lies on top of both
+    )
+    button = (
+        '<button type="button" aria-pressed="false" hidden>Compare with the original</button>'
+        if clean is not None
+        else ''
+    )
+    reason = f'<p class="reason">{escape(reason)}</p>' if reason else ''
+    return (
+        f'<figure><div class="compare" style="aspect-ratio:{max(size[0] / size[1], 1):.3f}">{tags}'
+        f'<input type="range" min="0" max="100" value="50" aria-label="{name}: from restored to before">'
+        '<span class="bar"></span><span class="tag left" aria-hidden="true">before</span>'
+        f'<span class="tag right" aria-hidden="true">restored</span></div>'
+        f'<figcaption>{reason}{_words(record)}{button}</figcaption></figure>'
+    )
+
+
+def _words(record: Record) -> str:
+    decision = record.decision
+    about = ' · '.join(part for part in (record.dataset, record.degradation) if part)
+    trained = ', '.join(label.replace('_', ' ') for label in list(decision.labels)[:3]) or 'everything'
+    more = f' and {len(decision.labels) - 3} more' if len(decision.labels) > 3 else ''
+    values = ''
+    if 'routed' in record.psnr:
+        values = f'<span class="db">{number(record.psnr["input"])} → {number(record.psnr["routed"])} dB</span>'
+    return (
+        f'<div class="head"><strong>{escape(record.name)}</strong>{values}</div>'
+        + (f'<p class="why">{escape(about)}</p>' if about else '')
+        + f'<p class="why">Expert <b>{escape(decision.expert)}</b>, trained on {escape(trained)}{more}</p>'
+        + _meter(f'leaf {decision.leaf}', decision.leaf_confidence)
+        + _meter(f'level {decision.level}', decision.level_confidence)
+    )
+
+
+def _meter(what: str, share: float) -> str:
+    return f'<div class="meter"><span>{escape(what)}</span><i style="--share:{share:.0%}"></i><b>{share:.0%}</b></div>'

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from basicsr_unirestorer.errors import OptionError, check_keys, need_keys
@@ -33,6 +34,7 @@ KEYS = (
     'bundle',
     'mode',
     'labels',
+    'top_k',
     'oracle',
     'rivals',
 )
@@ -49,7 +51,8 @@ def dataset_cases(options: Mapping, metrics: Mapping[str, Mapping]) -> list[Case
 
     def load(number: int) -> Pair:
         item = dataset.item(number)
-        return item['lq'].permute(1, 2, 0).numpy(), to_uint8(item['gt'][None])
+        lq, gt = (np.ascontiguousarray(item[key].permute(1, 2, 0).numpy()) for key in ('lq', 'gt'))
+        return lq, to_uint8(gt)
 
     dataset = build_dataset({**options, 'phase': 'test'})
     if not hasattr(dataset, 'caption'):
@@ -133,7 +136,7 @@ def run(opt: dict, root: Path, device: str | None = None) -> Result:
     rows = list(measured(contest, cases, Journal(folder / 'journal.jsonl')))
     facts = {
         **contest.facts,
-        'device': device_name(contest.device),
+        'device': device_name(contest.restorer.device),
         'versions': versions(),
         'seconds': round(time.time() - start, 1),
         'protocols': {protocol.name: statement(protocol, rows, opt.get('max_pictures')) for protocol in protocols},
@@ -200,7 +203,7 @@ def options_of(args: argparse.Namespace) -> dict:
     if named:
         opt['protocols'] = named
     if not opt.get('bundle') and not args.opt:
-        from basicsr_unirestorer.inference.restorer import default_bundle
+        from basicsr_unirestorer.inference.restore_command import default_bundle
 
         opt['bundle'] = str(default_bundle())
     return opt

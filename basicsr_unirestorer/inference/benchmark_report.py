@@ -5,39 +5,34 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from basicsr_unirestorer.inference.benchmark_results import Result
-from basicsr_unirestorer.inference.contest import Contest
+from basicsr_unirestorer.inference.decision import Decision
 from basicsr_unirestorer.inference.metrics import to_uint8
 from basicsr_unirestorer.inference.protocols import Case
 from basicsr_unirestorer.inference.report import write_report
-from basicsr_unirestorer.inference.report_pictures import Pictures, Record
-from basicsr_unirestorer.inference.restorer import Decision
+from basicsr_unirestorer.inference.report_pictures import Pictures, ReportEntry
+from basicsr_unirestorer.inference.restorer import Restorer
 
 SHOWN = 30  # pictures are restored again for the page
 
 
-def show(contest: Contest, case: Case) -> Pictures:
+def show(restorer: Restorer, case: Case) -> Pictures:
     """Restore a picture as it was measured: before, after, clean; RGB, uint8."""
     lq, gt = case.load()
-    lq = contest.tensor(lq)
-    with torch.no_grad():
-        restored = contest.net(lq)
-    return to_uint8(lq), to_uint8(restored), gt
+    return to_uint8(lq), to_uint8(restorer(lq)), gt
 
 
-def record_of(result: Result, case: Case, row: dict) -> Record:
+def entry_of(result: Result, case: Case, row: dict) -> ReportEntry:
     """Turn a measured row into a record of the report."""
-    tree = result.contest.net.tree
+    tree = result.contest.tree
     node = tree.nodes[tree.node_id(row['node'])]
     decision = Decision(
         row['node'], row['leaf'], row['leaf_confidence'], row['level'], row['level_confidence'], node.labels
     )
-    return Record(
+    return ReportEntry(
         case.name,
         decision,
-        partial(show, result.contest, case),
+        partial(show, result.contest.restorer, case),
         case.dataset,
         case.degradation,
         {column: row[column] for column in result.columns if column in row},
@@ -62,7 +57,7 @@ def write_benchmark_report(
         '"root" is the expert that was trained on everything, "routed" the expert that the router chose, "by label" '
         'the expert of the true degradation, "best node" the best of all experts for each picture by its true PSNR.'
     )
-    records = [record_of(result, case, row) for case, row in zip(result.cases, result.rows, strict=True)]
-    tree = result.contest.net.tree
+    records = [entry_of(result, case, row) for case, row in zip(result.cases, result.rows, strict=True)]
+    tree = result.contest.tree
     title = title or f'Benchmark: {result.folder.name}'
     write_report(path, records, title, intro or words, tree, result.columns, told, SHOWN, tree_picture)

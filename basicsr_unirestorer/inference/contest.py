@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from basicsr_unirestorer.archs.unirestorer_arch import Route
+from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.degradations import parse_caption
 from basicsr_unirestorer.errors import OptionError, check_keys, need_keys
 from basicsr_unirestorer.inference.journal import fingerprint
 from basicsr_unirestorer.inference.metrics import measure
 from basicsr_unirestorer.inference.protocols import Case
+from basicsr_unirestorer.inference.restorer import Restorer
 from basicsr_unirestorer.inference.tables import key_of
+from basicsr_unirestorer.inference.tiling import to_tensor
 
 ORACLES = ('all', 'caption', 'none')
+WHOLE = 10**6  # pixels: pictures are restored as a whole; in tiles only where memory runs out, and then the row says so
 OWN_COLUMNS = ('input', 'root', 'routed', 'by label', 'best node', 'regret')
 
 
@@ -24,11 +29,14 @@ OWN_COLUMNS = ('input', 'root', 'routed', 'by label', 'best node', 'regret')
 class Contest:
     """Who is compared, on which device, and the facts that the results depend on."""
 
-    net: nn.Module  # a UniRestorer
+    restorer: Restorer
     rivals: dict[str, nn.Module]
     oracle: str
-    device: str
     facts: dict
+
+    @property
+    def tree(self) -> DegradationTree:
+        return self.restorer.net.tree
 
     @property
     def methods(self) -> list[str]:
@@ -36,25 +44,15 @@ class Contest:
         best = ['best node'] if self.oracle == 'all' else []
         return ['input', 'root', *self.rivals, 'routed', *(['by label'] if self.oracle != 'none' else []), *best]
 
-    def tensor(self, lq: np.ndarray) -> Tensor:
-        """Turn RGB, float32, (h, w, 3) into (1, 3, h, w) where the networks run."""
-        tensor = torch.from_numpy(np.ascontiguousarray(lq.transpose(2, 0, 1)))[None].to(self.device)
-        return tensor.contiguous(memory_format=torch.channels_last)
-
     def measure(self, case: Case) -> dict:
         """Restore one picture with everything that the table compares, and return its row."""
-        from basicsr_unirestorer.inference.restorer import Decision
-
-        pictures, gt = case.load()
-        lq, tree = self.tensor(pictures), self.net.tree
-        with torch.no_grad():
-            route = self.net.route(lq)
-            decision = Decision.of(self.net, route)
-            chosen = int(route.node_id[0])
-            labelled = tree.node_for_caption(case.caption) if case.caption else None
-            nodes = {'root': 0, 'routed': chosen, **({'by label': labelled} if labelled is not None else {})}
-            outputs, best = self._run_experts(lq, gt, case, nodes)
-            outputs |= {name: rival(lq) for name, rival in self.rivals.items()}
+        lq, gt = case.load()
+        route = self.restorer.choose(lq)
+        routed, decision = self.restorer.restore(lq, route)
+        outputs = {'input': lq, 'routed': routed}
+        outputs |= {name: self._run_rival(rival, lq) for name, rival in self.rivals.items()}
+        chosen = int(route.node_id[0]) if route.gate is None else None  # several experts together are no single node
+        best = self._run_experts(lq, gt, case, route, {chosen: routed}, outputs)
         row = {
             'dataset': case.dataset,
             'degradation': case.degradation,
@@ -66,34 +64,62 @@ class Contest:
             if method in outputs:
                 values = measure(case.metrics, outputs[method], gt)
                 row |= {key_of(method, metric): value for metric, value in values.items()}
-        if self.oracle == 'all':
+        if best is not None:
             row['regret'] = 0.0 if row['best node'] == row['routed'] else row['best node'] - row['routed']
-        row |= {
+        return row | {
             'node': decision.expert,
             'leaf': decision.leaf,
             'level': decision.level,
             'leaf_confidence': decision.leaf_confidence,
             'level_confidence': decision.level_confidence,
-            'leaf_labels': dominant_labels(tree.nodes[tree.node_id(decision.leaf)]),
+            'leaf_labels': dominant_labels(self.tree.nodes[self.tree.node_id(decision.leaf)]),
+            'tile': decision.tiling.tile_size or '',
+            **({'best': self.tree.nodes[best].name} if best is not None else {}),
         }
-        return row | ({'best': tree.nodes[best].name} if best is not None else {})
+
+    def _run_rival(self, rival: nn.Module, lq: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            restored = rival(to_tensor(lq).to(self.restorer.device))
+        return restored[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
     def _run_experts(
-        self, lq: Tensor, gt: np.ndarray, case: Case, nodes: Mapping[str, int]
-    ) -> tuple[dict[str, Tensor], int | None]:
-        """Run the experts that the columns need, each once, and with oracle ``all`` every other, to find the best."""
-        wanted = {name: node for name, node in nodes.items() if name in self.methods}
-        results = {node: self.net.expert(node, self.device)(lq) for node in sorted(set(wanted.values()))}
-        outputs = {'input': lq, **{name: results[node] for name, node in wanted.items()}}
+        self,
+        lq: np.ndarray,
+        gt: np.ndarray,
+        case: Case,
+        route: Route,
+        results: dict[int | None, np.ndarray],
+        outputs: dict[str, np.ndarray],
+    ) -> int | None:
+        """Run the experts that the columns need, each once, and with oracle ``all`` every other.
+
+        Args:
+            lq, gt, case, route: The picture and its route.
+            results: What is known already, by node; filled with the columns' other nodes.
+            outputs: Filled with ``root``, ``by label`` and ``best node``.
+
+        Returns:
+            The best node by true PSNR with oracle ``all``, else None.
+        """
+
+        def run(node_id: int) -> np.ndarray:
+            node = torch.full_like(route.node_id, node_id)
+            return self.restorer.restore(lq, replace(route, node_id=node, candidates=None, gate=None))[0]
+
+        wanted = {'root': 0}
+        if self.oracle != 'none' and case.caption:
+            wanted['by label'] = self.tree.node_for_caption(case.caption)
+        for method, node_id in wanted.items():
+            results[node_id] = outputs[method] = results[node_id] if node_id in results else run(node_id)
         if self.oracle != 'all':
-            return outputs, None
+            return None
         best, highest = None, float('-inf')
-        for node in range(len(self.net.tree.nodes)):
-            output = results[node] if node in results else self.net.expert(node, self.device)(lq)
+        for node_id in range(len(self.tree.nodes)):
+            output = results[node_id] if node_id in results else run(node_id)
             psnr = measure({'psnr': case.metrics['psnr']}, output, gt)['psnr']
             if psnr > highest:
-                best, highest, outputs['best node'] = node, psnr, output
-        return outputs, best
+                best, highest, outputs['best node'] = node_id, psnr, output
+        return best
 
 
 def dominant_labels(node) -> str:  # noqa: ANN001
@@ -114,10 +140,10 @@ def load_rival(name: str, options: Mapping) -> tuple[nn.Module, str]:
 
 def make_contest(opt: Mapping, device: str) -> Contest:
     """Open the bundle and the rivals of an option file."""
-    from basicsr_unirestorer.archs.unirestorer_arch import UniRestorer
-
     mode, labels, oracle = opt.get('mode', 'auto'), opt.get('labels'), opt.get('oracle', 'caption')
-    net = UniRestorer(opt['bundle'], mode, labels).to(device)
+    top_k = opt.get('top_k', 1)
+    restorer = Restorer.from_bundle(opt['bundle'], mode, labels, device, top_k=top_k, tile_size=WHOLE)
+    bundle = restorer.net.bundle
     rivals, prints = {}, {}
     for name, options in (opt.get('rivals') or {}).items():
         if name in OWN_COLUMNS:
@@ -128,12 +154,13 @@ def make_contest(opt: Mapping, device: str) -> Contest:
         rivals[name] = network.to(device, memory_format=torch.channels_last)
         prints[name] = {'network': dict(options['network']), 'weights_fingerprint': weights}
     facts = {
-        'bundle': str(net.bundle.folder),
-        'weights_fingerprint': fingerprint(net.bundle.content),
-        'tree_fingerprint': net.tree.fingerprint,
+        'bundle': str(bundle.folder),
+        'weights_fingerprint': fingerprint(bundle.content),
+        'tree_fingerprint': bundle.tree.fingerprint,
         'mode': mode,
         'labels': list(labels or ()),
+        'top_k': top_k,
         'oracle': oracle,
         'rivals': prints,
     }
-    return Contest(net, rivals, oracle, device, facts)
+    return Contest(restorer, rivals, oracle, facts)

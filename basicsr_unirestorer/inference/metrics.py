@@ -71,28 +71,28 @@ def perceptual_network(name: str) -> Callable[[torch.Tensor, torch.Tensor], torc
     return metric.eval()
 
 
-def to_uint8(picture: torch.Tensor) -> np.ndarray:
-    """Turn (1, 3, h, w), RGB, [0, 1] into (h, w, 3), RGB, uint8."""
-    return (picture[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+def to_uint8(picture: np.ndarray) -> np.ndarray:
+    """Clip a picture to [0, 1] and round it to 8 bit: (h, w, 3), RGB, float32 to uint8."""
+    return np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
 
 
-def measure(metrics: Mapping[str, Mapping], restored: torch.Tensor, gt: np.ndarray) -> dict[str, float]:
+def measure(metrics: Mapping[str, Mapping], restored: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     """Compare a restored picture with the clean one, both as 8-bit pictures, as BasicSR does.
 
     Args:
         metrics: Name -> ``type`` (a metric of BasicSR's, ``structural_similarity``, ``lpips`` or ``dists``),
             ``crop_border`` in pixels, ``test_y_channel``, and ``mean_align``: multiply the restored picture first, so
             that its mean grey is that of the clean one.
-        restored: Shape (1, 3, h, w), RGB, about [0, 1]; clipped and rounded to 8 bit here.
+        restored: RGB, float32, (h, w, 3), about [0, 1]; clipped and rounded to 8 bit here.
         gt: RGB, uint8, (h, w, 3).
 
     Raises:
         DataError: The sizes differ.
     """
-    if tuple(restored.shape[-2:]) != gt.shape[:2]:
+    if restored.shape != gt.shape:
         raise DataError(
             f'A network turned a picture of {gt.shape[1]}x{gt.shape[0]} pixels into one of '
-            f'{restored.shape[-1]}x{restored.shape[-2]}; the benchmark compares networks that keep the size.'
+            f'{restored.shape[1]}x{restored.shape[0]}; the benchmark compares networks that keep the size.'
         )
     values = {}
     for name, options in metrics.items():
@@ -101,9 +101,9 @@ def measure(metrics: Mapping[str, Mapping], restored: torch.Tensor, gt: np.ndarr
     return values
 
 
-def _mean_aligned(restored: torch.Tensor, gt: np.ndarray) -> torch.Tensor:
-    grey = cv2.cvtColor(to_uint8(restored), cv2.COLOR_RGB2GRAY).mean()
-    return restored.clamp(0, 1) * float(cv2.cvtColor(gt, cv2.COLOR_RGB2GRAY).mean() / max(grey, 1e-6))
+def _mean_aligned(restored: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    grey, wanted = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).mean() for picture in (to_uint8(restored), gt))
+    return restored.clip(0, 1) * np.float32(wanted / max(grey, 1e-6))
 
 
 def _one(options: Mapping, restored: np.ndarray, gt: np.ndarray) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.inference import report_charts as charts
 from basicsr_unirestorer.inference.journal import write_aside
-from basicsr_unirestorer.inference.report_pictures import Record, choose, figure
+from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, figure
 from basicsr_unirestorer.inference.tables import AVERAGE, groups, mean, number
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +28,7 @@ LARGEST_FIGURE = 400 * 2**10
 
 def write_report(
     path: str | Path,
-    records: Sequence[Record],
+    records: Sequence[ReportEntry],
     title: str,
     intro: str = '',
     tree: DegradationTree | None = None,
@@ -45,7 +45,7 @@ def write_report(
         title: Heading.
         intro: A sentence or two under it.
         tree: The degradation tree.
-        columns: Entries of ``Record.psnr`` that the table by degradation shows.
+        columns: Entries of ``ReportEntry.psnr`` that the table by degradation shows.
         facts: What a reader must know of the numbers (protocol, weights, versions), by name.
         max_shown: Pictures to embed at most; together they take about 13 MiB, however many they are.
         tree_picture: A PNG of the embeddings, shown under the tree.
@@ -86,7 +86,7 @@ def write_report(
     )
 
 
-def _gallery(shown: Sequence[Record], records: Sequence[Record], budget: int) -> str:
+def _gallery(shown: Sequence[ReportEntry], records: Sequence[ReportEntry], budget: int) -> str:
     if not shown:
         return ''
     some = f'{len(shown)} of {len(records)} pictures. ' if len(shown) < len(records) else ''
@@ -97,7 +97,7 @@ def _gallery(shown: Sequence[Record], records: Sequence[Record], budget: int) ->
     )
 
 
-def _worst(worst: Sequence[Record], budget: int) -> str:
+def _worst(worst: Sequence[ReportEntry], budget: int) -> str:
     if not worst:
         return ''
     words = 'Where the router was least sure.'
@@ -109,7 +109,7 @@ def _worst(worst: Sequence[Record], budget: int) -> str:
     return f'<p class="lead">{words}</p><div class="pictures">{figures}</div>'
 
 
-def _reason(record: Record) -> str:
+def _reason(record: ReportEntry) -> str:
     if 'regret' in record.psnr:
         return f'{number(record.psnr["regret"])} dB below the best expert'
     if 'routed' in record.psnr and np.isfinite(record.psnr['input']):
@@ -120,7 +120,7 @@ def _reason(record: Record) -> str:
 # ----------------------------------------------------------------------------------------------- numbers
 
 
-def _tiles(records: Sequence[Record], columns: Sequence[str], tree: DegradationTree | None) -> str:
+def _tiles(records: Sequence[ReportEntry], columns: Sequence[str], tree: DegradationTree | None) -> str:
     used = {record.decision.expert for record in records}
     tiles = [('pictures', str(len(records)), '')]
     routed = mean([record.psnr['routed'] for record in records if 'routed' in record.psnr])
@@ -141,7 +141,7 @@ def _tiles(records: Sequence[Record], columns: Sequence[str], tree: DegradationT
     return f'<dl class="tiles">{cells}</dl>'
 
 
-def _tables(records: Sequence[Record], columns: Sequence[str]) -> str:
+def _tables(records: Sequence[ReportEntry], columns: Sequence[str]) -> str:
     """Return the PSNR by degradation or, where no clean pictures are known, what each expert restored."""
     if not columns:
         return _expert_table(records)
@@ -164,7 +164,7 @@ def _tables(records: Sequence[Record], columns: Sequence[str]) -> str:
     )
 
 
-def _expert_table(records: Sequence[Record]) -> str:
+def _expert_table(records: Sequence[ReportEntry]) -> str:
     body = []
     for name, count in Counter(record.decision.expert for record in records).most_common():
         mine = [record for record in records if record.decision.expert == name]
@@ -202,7 +202,7 @@ def _text(is_text: bool) -> str:
     return ' class="text"' if is_text else ''
 
 
-def _tree(records: Sequence[Record], tree: DegradationTree | None, drawn: str | Path | None) -> str:
+def _tree(records: Sequence[ReportEntry], tree: DegradationTree | None, drawn: str | Path | None) -> str:
     if tree is None:
         return ''
     chosen = Counter(record.decision.expert for record in records)
@@ -225,7 +225,7 @@ def _tree(records: Sequence[Record], tree: DegradationTree | None, drawn: str | 
     )
 
 
-def _confidence(records: Sequence[Record]) -> str:
+def _confidence(records: Sequence[ReportEntry]) -> str:
     if not records:
         return ''
     right = [record.right for record in records]
@@ -256,7 +256,7 @@ def _confidence(records: Sequence[Record]) -> str:
     return f'<p class="lead">{words}</p><div class="plots">{cards}</div>{key}'
 
 
-def _outcome(record: Record, measured: str) -> float | None:
+def _outcome(record: ReportEntry, measured: str) -> float | None:
     if measured == 'regret':
         value = record.psnr.get('regret')
     else:

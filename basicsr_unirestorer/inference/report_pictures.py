@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from basicsr_unirestorer.image_files import read_picture
-from basicsr_unirestorer.inference.restorer import Decision
+from basicsr_unirestorer.inference.decision import Decision
 from basicsr_unirestorer.inference.tables import number
 
 MAX_SIDE = 960
@@ -24,7 +24,7 @@ Pictures = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
-class Record:
+class ReportEntry:
     """One restored picture.
 
     Attributes:
@@ -46,8 +46,8 @@ class Record:
     right: bool | None = None
 
     @classmethod
-    def of_files(cls, before: str | Path, after: str | Path, decision: Decision) -> Record:
-        """Make the record of a file that was restored to another file."""
+    def of_files(cls, before: str | Path, after: str | Path, decision: Decision) -> ReportEntry:
+        """Make the entry of a file that was restored to another file."""
         return cls(Path(before).name, decision, partial(_read_both, Path(before), Path(after)))
 
     @property
@@ -69,7 +69,7 @@ def _read_both(before: Path, after: Path) -> Pictures:
     return one, other, None
 
 
-def choose(records: Sequence[Record], most: int) -> tuple[list[Record], list[Record]]:
+def choose(records: Sequence[ReportEntry], most: int) -> tuple[list[ReportEntry], list[ReportEntry]]:
     """Choose the pictures to show: the worst cases, and examples, first one of every degradation (or expert).
 
     Returns:
@@ -124,7 +124,7 @@ def _webp(pictures: Sequence[Image.Image], quality: int) -> list[bytes]:
     return contents
 
 
-def figure(record: Record, budget: int, reason: str = '') -> str:
+def figure(record: ReportEntry, budget: int, reason: str = '') -> str:
     """Return a slider between before and after, and what was decided below it; ``budget``: bytes of its pictures."""
     before, after, clean = record.pictures()
     urls, size = embed([picture for picture in (before, after, clean) if picture is not None], budget)
@@ -150,7 +150,7 @@ def figure(record: Record, budget: int, reason: str = '') -> str:
     )
 
 
-def _words(record: Record) -> str:
+def _words(record: ReportEntry) -> str:
     decision = record.decision
     about = ' · '.join(part for part in (record.dataset, record.degradation) if part)
     trained = ', '.join(label.replace('_', ' ') for label in list(decision.labels)[:3]) or 'everything'

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node
-from basicsr_unirestorer.inference.report_pictures import Record
-from basicsr_unirestorer.inference.restorer import Decision
+from basicsr_unirestorer.inference.decision import Decision
+from basicsr_unirestorer.inference.report_pictures import ReportEntry
 
 LEAVES = {'l1_00': 'large noise', 'l1_01': 'thick haze'}
 COLUMNS = ('input', 'root', 'routed', 'by label', 'best node', 'regret')
@@ -30,7 +30,7 @@ def noisy(picture: np.ndarray, seed: int = 0) -> np.ndarray:
     return (picture + noise).clip(0, 255).astype(np.uint8)
 
 
-def record(number: int, measured: bool = True, size: tuple[int, int] = (48, 64), name: str | None = None) -> Record:
+def record(number: int, measured: bool = True, size: tuple[int, int] = (48, 64), name: str = '') -> ReportEntry:
     """A picture restored by one of three experts, with a regret that grows with its number."""
     leaf = ('l1_00', 'l1_01')[number % 2]
     expert = 'l0_00' if number % 3 == 2 else leaf
@@ -44,4 +44,4 @@ def record(number: int, measured: bool = True, size: tuple[int, int] = (48, 64),
     psnr = dict(zip(COLUMNS, values, strict=True)) if measured else {}
     dataset, degradation = ('photos', LEAVES[leaf]) if measured else ('', '')
     right = bool(number % 4) if measured else None
-    return Record(name or f'picture {number}', decision, pictures, dataset, degradation, psnr, right)
+    return ReportEntry(name or f'picture {number}', decision, pictures, dataset, degradation, psnr, right)

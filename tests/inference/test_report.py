@@ -15,7 +15,7 @@ from basicsr_unirestorer.errors import DataError
 from basicsr_unirestorer.inference import report
 from basicsr_unirestorer.inference.report import write_report
 from basicsr_unirestorer.inference.report_charts import histogram_svg, knows, through, tree_svg
-from basicsr_unirestorer.inference.report_pictures import Record, choose, embed
+from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, embed
 from tests.inference.report_samples import COLUMNS, LEAVES, noisy, record, small_tree, smooth_picture
 
 EVIL = '<script>alert("&")</script>'
@@ -59,7 +59,7 @@ def decode(url: str) -> Image.Image:
 
 
 def test_texts_are_escaped(tmp_path):
-    evil = Record(EVIL, record(0).decision, record(0).pictures, EVIL, EVIL, record(0).psnr, True)
+    evil = ReportEntry(EVIL, record(0).decision, record(0).pictures, EVIL, EVIL, record(0).psnr, True)
     text = page(tmp_path, [evil], title=EVIL, intro=EVIL, facts={EVIL: EVIL})
     assert text.count('<script>') == 1 and 'alert("' not in text  # the one of the sliders
     # title, heading, intro, name, alt texts and label, test set and degradation twice, fact
@@ -112,7 +112,7 @@ def test_restored_pictures_need_no_measurement(tmp_path):
         before, after = tmp_path / f'{number}.png', tmp_path / f'{number}_restored.png'
         Image.fromarray(noisy(smooth_picture(number))).save(before)
         Image.fromarray(smooth_picture(number)).save(after)
-        records.append(Record.of_files(before, after, record(number).decision))
+        records.append(ReportEntry.of_files(before, after, record(number).decision))
     text = page(tmp_path, records, columns=())
     assert 'By expert' in text and 'By degradation' not in text and ' dB' not in text
     assert 'Where the router was least sure' in text
@@ -129,7 +129,7 @@ def test_few_pictures_still_make_a_page(tmp_path, records):
 
 
 def test_infinite_psnr_of_untouched_pictures_is_shown(tmp_path):
-    clean = Record(
+    clean = ReportEntry(
         'x', record(0).decision, record(0).pictures, 'clean', 'clean', {'input': float('inf'), 'routed': 55.0}
     )
     text = page(tmp_path, [clean], columns=('input', 'routed'))
@@ -177,7 +177,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
         raise DataError('gone')
 
     with pytest.raises(DataError, match='gone'):
-        page(tmp_path, [Record('x', record(0).decision, broken)], columns=())
+        page(tmp_path, [ReportEntry('x', record(0).decision, broken)], columns=())
     assert (tmp_path / 'report.html').read_text() == before
     with pytest.raises(DataError, match='cannot be written'):
         write_report(tmp_path / 'nowhere' / 'report.html', [record(0)], 'title')

@@ -48,7 +48,7 @@ def write_benchmark_report(
     told = {protocol.title: protocol.heading.partition('Protocol:')[2] for protocol in result.protocols}
     told |= {
         'Bundle': f'{facts["bundle"]}, weights {facts["weights_fingerprint"]}, tree {facts["tree_fingerprint"]}',
-        'Routing': f'mode {facts["mode"]}, oracle {facts["oracle"]}',
+        'Routing': f'mode {facts["mode"]}, {facts["top_k"]} expert(s) a picture, oracle {facts["oracle"]}',
         **{f'Rival {name}': f'weights {rival["weights_fingerprint"]}' for name, rival in facts['rivals'].items()},
         'Device': facts['device'],
         'Versions': ', '.join(f'{name} {version}' for name, version in facts['versions'].items()),

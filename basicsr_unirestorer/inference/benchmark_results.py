@@ -107,13 +107,22 @@ def markdown(result: Result) -> str:
     accuracy = {name: value for name, value in facts['leaf_type_accuracy'].items() if value is not None}
     lines = [
         f'bundle {facts["bundle"]}, weights {facts["weights_fingerprint"]}, tree {facts["tree_fingerprint"]}',
-        f'mode {facts["mode"]}, oracle {facts["oracle"]}, on {facts["device"]}',
+        f'mode {facts["mode"]}, {facts["top_k"]} expert(s) a picture, oracle {facts["oracle"]}, on {facts["device"]}',
         *(f'rival {name}: weights {rival["weights_fingerprint"]}' for name, rival in facts['rivals'].items()),
         ', '.join(f'{name} {version}' for name, version in facts['versions'].items()),
         *(f'{name}: the chosen leaf has the true type for {value:.1%}' for name, value in accuracy.items()),
+        *tiled_note(result.rows),
         'averages are over pictures; restored pictures are rounded to 8 bit before they are compared',
     ]
     return '\n\n'.join([*parts, '## Facts', '\n'.join(f'- {line}' for line in lines)]) + '\n'
+
+
+def tiled_note(rows: Sequence[Mapping]) -> list[str]:
+    """Return a sentence about pictures that were not restored as a whole, if there are any."""
+    tiled = sum(bool(row['tile']) for row in rows)
+    return (
+        [f'{tiled} pictures did not fit into memory and were restored in tiles, so compare with care'] if tiled else []
+    )
 
 
 def statement_lines(result: Result) -> Iterator[str]:

@@ -10,6 +10,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,6 +19,7 @@ from basicsr_unirestorer.inference.decision import Decision
 from basicsr_unirestorer.inference.tables import number
 
 MAX_SIDE = 960
+DETAIL = (400, 600)  # rows and columns of what is shown pixel by pixel
 WORST = 6
 
 Pictures = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -124,44 +126,87 @@ def _webp(pictures: Sequence[Image.Image], quality: int) -> list[bytes]:
     return contents
 
 
+def detail(before: np.ndarray, after: np.ndarray) -> tuple[slice, slice] | None:
+    """Choose the part of a large picture to show pixel by pixel, where restoring changed most.
+
+    Args:
+        before, after: RGB, uint8, (h, w, 3).
+
+    Returns:
+        Rows and columns of ``DETAIL`` pixels; None where the whole picture is shown at nearly its own size.
+    """
+    h, w = before.shape[:2]
+    if max(h, w) <= 1.5 * MAX_SIDE:
+        return None
+    height, width = min(DETAIL[0], h), min(DETAIL[1], w)
+    rows, columns = (max(1, round(side / 16)) for side in (h, w))
+    changed = cv2.resize(cv2.absdiff(before, after), (columns, rows), interpolation=cv2.INTER_AREA).mean(axis=2)
+    size = (max(1, round(columns * width / w)), max(1, round(rows * height / h)))
+    blurred = cv2.blur(changed, size)
+    row, column = np.unravel_index(blurred.argmax(), blurred.shape)
+    top = int(np.clip((row + 0.5) / rows * h - height / 2, 0, h - height))
+    left = int(np.clip((column + 0.5) / columns * w - width / 2, 0, w - width))
+    return slice(top, top + height), slice(left, left + width)
+
+
 def figure(record: ReportEntry, budget: int, reason: str = '') -> str:
-    """Return a slider between before and after, and what was decided below it; ``budget``: bytes of its pictures."""
+    """Return sliders between before and after, and what was decided below; ``budget``: bytes of the pictures."""
     before, after, clean = record.pictures()
-    urls, size = embed([picture for picture in (before, after, clean) if picture is not None], budget)
+    shown = [picture for picture in (before, after, clean) if picture is not None]
+    part = detail(before, after)
+    sliders = _slider(record.name, shown, budget if part is None else budget // 2)
+    if part is not None:
+        sliders += _slider(f'{record.name}, detail', [picture[part] for picture in shown], budget // 2, 'detail, ')
+    button = '<button type="button" aria-pressed="false" hidden>Compare with the original</button>'
+    button = button if clean is not None else ''
+    reason = f'<p class="reason">{escape(reason)}</p>' if reason else ''
+    return f'<figure>{sliders}<figcaption>{reason}{_words(record)}{button}</figcaption></figure>'
+
+
+def _slider(name: str, pictures: Sequence[np.ndarray], budget: int, what: str = '') -> str:
+    """Return a slider over before, after and, if given, the clean picture."""
+    urls, size = embed(pictures, budget)
     images = list(zip(('before', 'after', 'clean'), urls, strict=False))
     words = {'before': 'before', 'after': 'restored', 'clean': 'original'}
-    name = escape(record.name, quote=True)
+    name = escape(name, quote=True)
     tags = ''.join(
         f'<img class="{kind}" src="{url}" width="{size[0]}" height="{size[1]}" alt="{name}, {words[kind]}">'
         for kind, url in (images[1], *images[2:], images[0])  # before lies on top of both
     )
-    button = (
-        '<button type="button" aria-pressed="false" hidden>Compare with the original</button>'
-        if clean is not None
-        else ''
-    )
-    reason = f'<p class="reason">{escape(reason)}</p>' if reason else ''
     return (
-        f'<figure><div class="compare" style="aspect-ratio:{max(size[0] / size[1], 1):.3f}">{tags}'
+        f'<div class="compare" style="aspect-ratio:{max(size[0] / size[1], 1):.3f}">{tags}'
         f'<input type="range" min="0" max="100" value="50" aria-label="{name}: from restored to before">'
-        '<span class="bar"></span><span class="tag left" aria-hidden="true">before</span>'
-        f'<span class="tag right" aria-hidden="true">restored</span></div>'
-        f'<figcaption>{reason}{_words(record)}{button}</figcaption></figure>'
+        f'<span class="bar"></span><span class="tag left" aria-hidden="true">{what}before</span>'
+        '<span class="tag right" aria-hidden="true">restored</span></div>'
     )
 
 
 def _words(record: ReportEntry) -> str:
+    """Tell the name, what it is, how it came out, which experts restored it, and how sure the router was."""
     decision = record.decision
-    about = ' · '.join(part for part in (record.dataset, record.degradation) if part)
-    trained = ', '.join(label.replace('_', ' ') for label in list(decision.labels)[:3]) or 'everything'
-    more = f' and {len(decision.labels) - 3} more' if len(decision.labels) > 3 else ''
     values = ''
     if 'routed' in record.psnr:
         values = f'<span class="db">{number(record.psnr["input"])} → {number(record.psnr["routed"])} dB</span>'
+    about = ' · '.join(part for part in (record.dataset, record.degradation) if part)
+    lines = [escape(about)] if about else []
+    trained = ', '.join(label.replace('_', ' ') for label in list(decision.labels)[:3]) or 'everything'
+    more = f' and {len(decision.labels) - 3} more' if len(decision.labels) > 3 else ''
+    lines.append(f'Expert <b>{escape(decision.expert)}</b>, trained on {escape(trained)}{more}')
+    if len(decision.shares) > 1:
+        lines.append(escape('Together: ' + ', '.join(f'{name} {share:.0%}' for name, share in decision.shares.items())))
+    if decision.regions:
+        used = len({region.expert for region in decision.regions})
+        lines.append(f'{used} experts in {len(decision.regions)} parts of the picture')
+    if decision.tiling.tile_size:
+        exact = '' if decision.tiling.exact else ', approximate: the network looks at the whole picture'
+        lines.append(f'In tiles of {decision.tiling.tile_size} pixels{exact}')
+    if decision.distance is not None and decision.radius:
+        lines.append(
+            f'{decision.distance / decision.radius:.1f} times as far from its centre as what it was trained on'
+        )
     return (
         f'<div class="head"><strong>{escape(record.name)}</strong>{values}</div>'
-        + (f'<p class="why">{escape(about)}</p>' if about else '')
-        + f'<p class="why">Expert <b>{escape(decision.expert)}</b>, trained on {escape(trained)}{more}</p>'
+        + ''.join(f'<p class="why">{line}</p>' for line in lines)
         + _meter(f'leaf {decision.leaf}', decision.leaf_confidence)
         + _meter(f'level {decision.level}', decision.level_confidence)
     )

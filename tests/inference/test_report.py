@@ -15,7 +15,7 @@ from basicsr_unirestorer.errors import DataError
 from basicsr_unirestorer.inference import report
 from basicsr_unirestorer.inference.report import write_report
 from basicsr_unirestorer.inference.report_charts import histogram_svg, knows, through, tree_svg
-from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, embed
+from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, detail, embed
 from tests.inference.report_samples import COLUMNS, LEAVES, noisy, record, small_tree, smooth_picture
 
 EVIL = '<script>alert("&")</script>'
@@ -154,6 +154,27 @@ def test_pictures_are_made_smaller_rather_than_coarser():
         assert size[0] < 320 and abs(size[0] / size[1] - 4 / 3) < 0.05
         assert {decode(url).size for url in urls} == {size}
     assert embed([smooth_picture(0)], budget=30_000)[1] == (64, 48)  # a small one keeps its size
+
+
+def test_large_pictures_also_show_a_detail_where_most_changed(tmp_path):
+    before = smooth_picture(0, 1000, 1600)
+    after = before.copy()
+    after[700:740, 1200:1260] ^= 64
+    rows, columns = detail(before, after)
+    assert rows.stop - rows.start == 400 and columns.stop - columns.start == 600
+    assert rows.start <= 700 and rows.stop >= 740 and columns.start <= 1200 and columns.stop >= 1260
+    assert detail(before[:600, :900], after[:600, :900]) is None  # shown at its own size anyway
+    text = page(tmp_path, [ReportEntry('x', record(0).decision, lambda: (before, after, None))], columns=())
+    assert text.count('class="compare"') == 2 and 'alt="x, detail, restored"' in text
+    assert (600, 400) in {decode(url).size for url in re.findall('src="([^"]*)"', text)}
+
+
+@pytest.mark.parametrize('shape', [(1, 3000), (3000, 1), (399, 2000), (8000, 8)])
+def test_detail_of_odd_shapes_lies_inside(shape):
+    rng = np.random.default_rng(0)
+    one, other = (rng.integers(0, 256, (*shape, 3), np.uint8) for _ in range(2))
+    rows, columns = detail(one, other)
+    assert 0 <= rows.start < rows.stop <= shape[0] and 0 <= columns.start < columns.stop <= shape[1]
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 300), (300, 1)])

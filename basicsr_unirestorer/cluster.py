@@ -38,7 +38,9 @@ def rows_to_cluster(sizes: Sequence[int], most: int | None, seed: int) -> np.nda
 
 def build_settings(settings: Mapping) -> dict:
     """Return the arguments of ``build_tree`` that stand in a ``clustering`` block."""
-    return {key: settings[key] for key in ('level_sizes', 'seed', 'method', 'prepare', 'adaptive') if settings.get(key)}
+    given = {key: settings[key] for key in ('level_sizes', 'seed', 'method', 'prepare') if settings.get(key)}
+    least = {'min_samples': settings['min_samples']} if settings.get('min_samples') else {}
+    return {**given, 'adaptive': {**least, **(settings.get('adaptive') or {})}}
 
 
 def run(opt: dict, root: Path) -> Path:

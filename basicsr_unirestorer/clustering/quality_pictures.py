@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from basicsr_unirestorer.clustering.tree import DegradationTree
+
 MAX_DRAWN = 1500
 MAX_NAMES = 20  # captions with a colour, or a column, of their own
 MEASURES = {
@@ -127,7 +129,7 @@ def _draw_measures(axis, levels: Sequence[Mapping]) -> None:  # noqa: ANN001
     """Draw the measures of each level; those by caption are hatched."""
     from matplotlib import colormaps
 
-    width = 0.8 / (2 * len(levels))
+    width = 0.8 / max(2 * len(levels), 1)
     for i, level in enumerate(levels):
         for place, keys in enumerate(MEASURES.values()):
             for j, key in enumerate(keys):
@@ -144,16 +146,12 @@ def _draw_measures(axis, levels: Sequence[Mapping]) -> None:  # noqa: ANN001
     axis.set_xticks([place + 0.4 - width / 2 for place in range(len(MEASURES))], MEASURES, fontsize=8)
     axis.axhline(0, color='black', linewidth=0.6)
     axis.set_title('by type (plain) and by caption (hatched)')
-    axis.legend(fontsize=8)
+    if levels:
+        axis.legend(fontsize=8)
 
 
-def draw_tree(path: str | Path, tree) -> None:  # noqa: ANN001
-    """Write a picture of a tree: each node with its samples, and its labels as a bar; lines as thick as groups large.
-
-    Args:
-        path: The PNG file.
-        tree: The ``DegradationTree``.
-    """
+def draw_tree(path: str | Path, tree: DegradationTree) -> None:
+    """Write a picture of a tree: each node with its samples and its labels as a bar; lines as thick as groups large."""
     from matplotlib import colormaps
 
     heights: dict[int, float] = {leaf: float(place) for place, leaf in enumerate(_leaves_in_order(tree))}
@@ -185,8 +183,8 @@ def draw_tree(path: str | Path, tree) -> None:  # noqa: ANN001
     _write(figure, path)
 
 
-def _leaves_in_order(tree) -> list[int]:  # noqa: ANN001
-    """Return leaf ids of nodes from top to bottom, children under their parents."""
+def _leaves_in_order(tree: DegradationTree) -> list[int]:
+    """Return the leaves' node ids from top to bottom, children under their parents."""
 
     def below(node_id: int) -> list[int]:
         children = tree.children(node_id)

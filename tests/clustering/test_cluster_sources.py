@@ -84,7 +84,7 @@ def test_the_assignment_fits_the_training_of_the_union(clustered):
 def test_embeddings_of_an_earlier_run_are_clustered_again_in_another_way(clustered, tmp_path):
     folder, _, opt = clustered
     ways = {'method': 'agglomerative', 'prepare': {'centre': True, 'pca': 4}, 'level_sizes': [1, 'auto']}
-    ways['adaptive'] = {'min_samples': 2, 'max_nodes': 4}
+    ways |= {'adaptive': {'max_nodes': 4}, 'min_samples': 2}
     again = run({**opt, 'clustering': {**opt['clustering'], **ways, 'embeddings': str(folder)}}, tmp_path)
     assert np.array_equal(np.load(again / 'embeddings.npy'), np.load(folder / 'embeddings.npy'))
     tree = DegradationTree.load(again)

@@ -90,6 +90,12 @@ def test_table_json_and_pictures_can_be_written(tmp_path):
     draw_quality(tmp_path / 'adaptive.png', result, {'1': {'2': 0.1, '3': 0.7}, '2': {'6': 0.5}})
     draw_tree(tmp_path / 'tree.png', tree)
     draw_projection(tmp_path / 'map.png', embeddings, [str(leaf) for leaf in leaf_ids], captions)
+    root = report(per_cell=10, sizes=(1,))  # a tree of one node, the baseline without routing
+    assert root[0]['levels'] == [] and report_table(root[0]).splitlines()[-1].startswith('| l0_00 |  | 60 |')
+    draw_quality(tmp_path / 'root.png', root[0])
+    draw_tree(tmp_path / 'root_tree.png', root[1])
+    for name in ('root.png', 'root_tree.png'):
+        (tmp_path / name).unlink()
     assert {path.name for path in tmp_path.iterdir()} == {'quality.png', 'adaptive.png', 'tree.png', 'map.png'}
     for path in tmp_path.iterdir():
         picture = cv2.imread(str(path))

@@ -150,6 +150,7 @@ def _replace(owner: Any, name: str, make: Callable[[Callable], Callable]) -> Non
 # --------------------------------------------------------------------------------------- sampler: order and resume
 
 _resume_position: tuple[int, int, int] | None = None
+_sampler: Any = None  # of the training that was built last
 
 
 def note_resume(epoch: int, iteration: int, batch_factor: int = 1) -> None:
@@ -174,6 +175,12 @@ def forget_resume() -> None:
     _resume_position = None
 
 
+def current_epoch() -> int:
+    """Return the epoch that the training is in, which BasicSR tells a model only when it saves."""
+    sampler = _sampler and _sampler()
+    return 0 if sampler is None else sampler.epoch
+
+
 def _consumed_samples(epoch: int, num_samples: int, batch_size: int) -> int:
     """Samples of ``epoch`` that a resumed training has used up before it stopped.
 
@@ -195,8 +202,10 @@ def _patch_sampler(module: ModuleType) -> None:
     def make_init(stock: Callable) -> Callable:
 
         def __init__(self, *args, **kwargs):
+            global _sampler
             forget_resume()  # a sampler is built once a training, before its state is loaded
             stock(self, *args, **kwargs)
+            _sampler = weakref.ref(self)
 
         return __init__
 

@@ -41,7 +41,7 @@ def schedule(
     Args:
         costs: What each expert's remaining steps take one process, in the tree's order (parents before children);
             experts without remaining steps are left out.
-        parents: Each expert's parent; one that is not in ``costs`` is done already.
+        parents: The expert that each one has to wait for, one of ``costs``; None where it can begin at once.
         num_ranks: Number of processes.
         most_sharing: Processes that one expert can be shared by at most: samples of a batch, or 1 to share none.
 
@@ -50,7 +50,7 @@ def schedule(
     """
     levels: dict[str, int] = {}
     for name in costs:
-        levels[name] = levels.get(parents.get(name), -1) + 1
+        levels[name] = levels.get(parents[name], -1) + 1
     order = sorted(costs, key=lambda name: (levels[name], -costs[name]))  # stable: equals keep the tree's order
     shares = dict.fromkeys(order, 1)
     best, loads = _place(order, costs, parents, shares, num_ranks, most_sharing)
@@ -84,7 +84,7 @@ def _place(
     stints = []
     for name in order:
         share = shares[name]
-        ready = ends.get(parents.get(name), 0.0)
+        ready = ends.get(parents[name], 0.0)
         # where it begins first; of processes that would wait for the parent, the one that has to wait the least
         ranks = sorted(range(num_ranks), key=lambda rank: (max(free[rank], ready), -free[rank], rank))[:share]
         start = max(ready, *(free[rank] for rank in ranks))

@@ -14,8 +14,9 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
+from basicsr_unirestorer import stopping
 from basicsr_unirestorer.archs.building import load_into, load_params
-from basicsr_unirestorer.models.training_util import check_train_options, require_finite
+from basicsr_unirestorer.models.training_util import check_train_options, require_finite, stop_if_asked
 
 
 @MODEL_REGISTRY.register()
@@ -30,6 +31,7 @@ class DegradationEncoderModel(SRModel):
 
     def init_training_settings(self) -> None:
         check_train_options(self.opt, self.train_options)
+        stopping.install()
         self.net_g.train()
         self.net_t = build_network(self.opt['network_t']).to(self.device)
         if any(p.requires_grad for p in self.net_t.parameters()):  # a frozen one has nothing to share among ranks
@@ -67,6 +69,7 @@ class DegradationEncoderModel(SRModel):
         l_caption.backward()
         self.optimizer_g.step()
         self.log_dict = self.reduce_loss_dict(OrderedDict(l_caption=l_caption))
+        stop_if_asked(self, current_iter)
 
     def _of_all_ranks(self, embeddings: Tensor, captions: list[str]) -> tuple[Tensor, list[str]]:
         """Gather the batch of all processes, with gradients.

@@ -77,11 +77,19 @@ def divide(
     shareable = opt['train'].get('share_experts', True) and not alone
     stints = schedule(
         {name: number * costs[name] for name, number in left.items()},
-        {name: tree.parent_name(name) for name in left},
+        {name: _awaited(tree, name, left) for name in left},
         num_ranks,
         data['expert_batch']['batch_size'] if shareable else 1,
     )
     return Division(dict(steps), dict(done), stints)
+
+
+def _awaited(tree: DegradationTree, name: str, left: Mapping[str, int]) -> str | None:
+    """Return the nearest ancestor that is still to be trained; None where there is none."""
+    ancestor = tree.parent_name(name)
+    while ancestor is not None and ancestor not in left:
+        ancestor = tree.parent_name(ancestor)
+    return ancestor
 
 
 def agreed_division(opt: Mapping, tree: DegradationTree, steps: Mapping[str, int]) -> Division:

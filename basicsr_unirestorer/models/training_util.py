@@ -9,8 +9,10 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from basicsr.models.base_model import BaseModel
 from torch import Tensor
 
+from basicsr_unirestorer import compat, stopping
 from basicsr_unirestorer.errors import OptionError, UniRestorerError, check_keys
 
 # a child of BasicSR's logger: its lines go where BasicSR's go, also in processes whose logger BasicSR silences
@@ -46,6 +48,17 @@ def update_average(average: torch.nn.Module, net: torch.nn.Module, decay: float)
     now = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
     torch._foreach_mul_([averaged[name] for name in now], decay)
     torch._foreach_add_([averaged[name] for name in now], list(now.values()), alpha=1 - decay)
+
+
+def stop_if_asked(model: BaseModel, current_iter: int) -> None:
+    """Save and leave, after a step that all processes made, where one of them was asked to stop."""
+    asked = stopping.requested()
+    if model.opt['dist']:
+        flag = torch.tensor(float(asked), device=model.device)
+        torch.distributed.all_reduce(flag)
+        asked = bool(flag)
+    if asked:
+        stopping.stop(lambda: model.save(compat.current_epoch(), current_iter))
 
 
 def require_finite(loss: Tensor, what: str) -> None:

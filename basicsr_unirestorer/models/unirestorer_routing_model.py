@@ -15,6 +15,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn import functional as F  # noqa: N812
 
+from basicsr_unirestorer import stopping
 from basicsr_unirestorer.archs.building import (
     build_encoder,
     check_experts,
@@ -37,7 +38,7 @@ from basicsr_unirestorer.models.calibration import (
     reach_of_nodes,
 )
 from basicsr_unirestorer.models.routing_table import Measurement, centre, measured_table, table_fingerprint
-from basicsr_unirestorer.models.training_util import check_train_options, require_finite
+from basicsr_unirestorer.models.training_util import check_train_options, require_finite, stop_if_asked
 
 # the paper's losses, where an option file gives no others
 PAPER_LOSSES = {
@@ -127,6 +128,7 @@ class UniRestorerRoutingModel(SRModel):
         return net.to(memory_format=torch.channels_last)
 
     def init_training_settings(self) -> None:
+        stopping.install()
         train_opt = self.opt['train']
         self.net_g.train()
         self.paths = torch.as_tensor(self.tree.paths, device=self.device)
@@ -177,6 +179,7 @@ class UniRestorerRoutingModel(SRModel):
         total.backward()
         self.optimizer_g.step()
         self.log_dict = self.reduce_loss_dict(losses)
+        stop_if_asked(self, current_iter)
 
     def _paper_losses(self, current_iter: int) -> OrderedDict[str, torch.Tensor]:
         with torch.no_grad():

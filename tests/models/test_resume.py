@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import subprocess
 import sys
 
@@ -125,3 +127,33 @@ def test_finished_training_may_be_resumed_and_changes_nothing(smoke_demo, left_a
     for args in ([], ['--auto_resume']):
         assert train(tmp_path, opt, *args) == 0
     assert_same_weights(latest_weights(tmp_path, opt['name']), left_alone('experts'))
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize('stage', ['encoder', 'routing'])
+def test_a_signal_saves_first(smoke_demo, left_alone, tmp_path, monkeypatch, stage, number, code):
+    """The signal comes in the middle of an iteration that saves nothing by itself."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    opt = options(smoke_demo, stage, **{'logger.save_checkpoint_freq': 100})
+    model = MODEL_REGISTRY.get(opt['model_type'])
+    stock = model.feed_data
+
+    def feed_data(self, data: dict) -> None:
+        stock(self, data)
+        seen.append(1)
+        if len(seen) == 3:
+            os.kill(os.getpid(), number)
+
+    seen: list[int] = []
+    monkeypatch.setattr(model, 'feed_data', feed_data)
+    if code:
+        assert train(tmp_path, opt) == code
+    else:
+        with pytest.raises(SystemExit) as left:
+            train(tmp_path, opt)
+        assert left.value.code == 0
+    assert (tmp_path / 'experiments' / opt['name'] / 'training_states' / '3.state').is_file()
+    monkeypatch.undo()
+    assert train(tmp_path, opt, '--auto_resume') == 0
+    assert_same_weights(latest_weights(tmp_path, opt['name']), left_alone(stage))

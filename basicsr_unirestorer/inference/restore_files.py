@@ -118,7 +118,10 @@ class FolderRun:
     def _round(self, jobs: list[Job], total: int) -> None:
         """Route some pictures, then restore them expert by expert."""
         self.bar.total += sum(job.pixels for job in jobs) / 1e6
+        self.bar.set_description('routing')
         routed = list(self._routed(jobs))
+        self.bar.set_description('restoring')
+        self.bar.unpause()  # the time left follows from restoring alone
         ready = self.bank.cached  # experts of the round before come first
         routed.sort(key=lambda job: (not any(name in ready for name in job.experts), job.experts))
         following = experts_after(routed)

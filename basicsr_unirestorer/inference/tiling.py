@@ -12,6 +12,9 @@ from torch import Tensor
 from basicsr_unirestorer.errors import OptionError, UniRestorerError
 
 
+STRIP = 128  # rows that are turned into pixels at a time
+
+
 class NotFiniteError(UniRestorerError):
     """A network answered with NaN or infinite values."""
 
@@ -122,7 +125,8 @@ def to_pixels(colours: Tensor, like: np.ndarray) -> np.ndarray:
     if like.shape[2] == 1:
         pixels = pixels.mean(axis=2, keepdims=True)
     if like.dtype.kind == 'u':
-        pixels = np.rint(pixels * np.float32(np.iinfo(like.dtype).max))
+        pixels *= np.float32(np.iinfo(like.dtype).max)
+        np.rint(pixels, out=pixels)
     return pixels.astype(like.dtype)
 
 
@@ -164,12 +168,14 @@ def tiled(
         band = torch.zeros(3, row.stop - row.start, w)
         band[:, : waiting.shape[1]] = waiting
         for turn, (column, column_weights) in enumerate(columns):
-            restored = net(to_tensor(image[row, column]))[0].float().cpu()
+            restored = net(to_tensor(image[row, column]))[0].to('cpu', torch.float32, copy=True)
             if not torch.isfinite(restored).all():
                 raise NotFiniteError('The network answered with NaN or infinite values; try --precision fp32.')
-            band[:, :, column] += restored * (row_weights[:, None] * column_weights)
+            band[:, :, column] += restored.mul_(row_weights[:, None]).mul_(column_weights)
             progress((number * len(columns) + turn + 1) / (len(rows) * len(columns)))
         done = rows[number + 1].place.start if number + 1 < len(rows) else h
-        output[row.start : done] = to_pixels(band[:, : done - row.start], image)
+        for top in range(row.start, done, STRIP):
+            strip = slice(top, min(top + STRIP, done))
+            output[strip] = to_pixels(band[:, strip.start - row.start : strip.stop - row.start], image)
         waiting = band[:, done - row.start :].clone()
     return output

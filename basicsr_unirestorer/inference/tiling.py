@@ -11,7 +11,6 @@ from torch import Tensor
 
 from basicsr_unirestorer.errors import OptionError, UniRestorerError
 
-
 STRIP = 128  # rows that are turned into pixels at a time
 
 

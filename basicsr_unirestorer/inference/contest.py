@@ -58,7 +58,7 @@ class Contest:
             'degradation': case.degradation,
             'caption': case.caption or '',
             'sample_id': case.name,
-            'labels': '+'.join(sorted({label for _, label in parse_caption(case.caption or 'clean')})),
+            'labels': types_of(case.caption or 'clean'),
         }
         for method in self.methods:
             if method in outputs:
@@ -108,7 +108,7 @@ class Contest:
 
         wanted = {'root': 0}
         if self.oracle != 'none' and case.caption:
-            wanted['by label'] = self.tree.node_for_caption(case.caption)
+            wanted['by label'] = node_by_label(self.tree, case.caption)
         for method, node_id in wanted.items():
             results[node_id] = outputs[method] = results[node_id] if node_id in results else run(node_id)
         if self.oracle != 'all':
@@ -122,9 +122,29 @@ class Contest:
         return best
 
 
+def types_of(caption: str) -> str:
+    """Return the degradation types that a caption names, as ``dominant_labels`` writes them; '' for a clean picture."""
+    return '+'.join(sorted({label for _, label in parse_caption(caption)}))
+
+
 def dominant_labels(node) -> str:  # noqa: ANN001
     """Return the degradation types that most of a node's samples have, e.g. ``rain`` or ``haze+noise``."""
     return '+'.join(sorted(label for label, count in node.labels.items() if count > node.count / 2))
+
+
+def node_by_label(tree: DegradationTree, caption: str) -> int:
+    """Return the node that a caption asks for: its leaf or, where the tree knows its types but not its strengths (real
+    pairs tell none), the coarsest node of (nearly) these types alone; the root where nothing fits.
+    """
+    if caption in tree.nodes[0].captions:
+        return tree.node_for_caption(caption)
+    types = types_of(caption)
+    fitting = [
+        node_id
+        for node_id, node in enumerate(tree.nodes)
+        if types and sum(n for own, n in node.captions.items() if types_of(own) == types) >= 0.8 * max(node.count, 1)
+    ]
+    return min(fitting, key=lambda node_id: (tree.nodes[node_id].level, -tree.nodes[node_id].count), default=0)
 
 
 def load_rival(name: str, options: Mapping) -> tuple[nn.Module, str]:

@@ -6,14 +6,15 @@ import csv
 import json
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from basicsr_unirestorer import cli
-from basicsr_unirestorer.clustering.tree import Node
+from basicsr_unirestorer.clustering.tree import DegradationTree, Node
 from basicsr_unirestorer.inference import benchmark
-from basicsr_unirestorer.inference.contest import Contest, dominant_labels
+from basicsr_unirestorer.inference.contest import Contest, dominant_labels, node_by_label
 from tests.inference.report_samples import smooth_picture
 from tests.pipeline_fixtures import assert_refused, stage_options, write_options
 
@@ -54,6 +55,19 @@ def test_dominant_labels_are_those_of_most_samples():
     mixed = Node('l1_00', 1, 0, count=4, captions={'thick haze, large noise': 3, 'large rain': 1})
     assert dominant_labels(mixed) == 'haze+noise'
     assert dominant_labels(Node('l1_01', 1, 0, count=2, captions={'thick haze': 1, 'large rain': 1})) == ''
+
+
+@pytest.mark.parametrize(
+    ('caption', 'node'),
+    [('large rain', 'l2_00'), ('rain', 'l1_00'), ('noise', 'l1_01'), ('rain, noise', 'l0_00'), ('clean', 'l0_00')],
+)
+def test_captions_without_strength_take_the_coarsest_node_of_their_type(caption, node):
+    rain, noise = {'large rain': 2, 'small rain': 2}, {'large noise': 2}
+    nodes = [Node('l0_00', 0, -1, 6, rain | noise), Node('l1_00', 1, 0, 4, rain), Node('l1_01', 1, 0, 2, noise)]
+    nodes += [Node('l2_00', 2, 1, 2, {'large rain': 2}), Node('l2_01', 2, 1, 2, {'small rain': 2})]
+    nodes += [Node('l2_02', 2, 2, 2, noise)]
+    tree = DegradationTree(tuple(nodes), np.zeros((6, 1), np.float32))
+    assert tree.nodes[node_by_label(tree, caption)].name == node
 
 
 def test_oracle_of_the_caption_runs_fewer_experts(smoke_demo, tmp_path, registered):

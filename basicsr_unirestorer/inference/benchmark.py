@@ -6,6 +6,7 @@ results/<name>/  table.md  summary.json  pictures.csv  journal.jsonl  report.htm
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -223,7 +224,11 @@ def main(argv: list[str]) -> int:
         from basicsr_unirestorer.inference.restorer import pick_device
 
         device = pick_device(args.device)
-    result = run(opt, Path.cwd(), device)
+    try:
+        result = run(opt, Path.cwd(), device)
+    except KeyboardInterrupt:
+        print('unirestorer: interrupted; what was measured is kept, and the same command goes on', file=sys.stderr)
+        return 130
     if args.report:
         from basicsr_unirestorer.inference.benchmark_report import write_benchmark_report
 

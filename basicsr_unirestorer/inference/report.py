@@ -51,7 +51,7 @@ def write_report(
         tree_picture: A PNG of the embeddings, shown under the tree.
 
     Raises:
-        DataError: A picture cannot be read, or the file cannot be written.
+        DataError: The file cannot be written. A picture that cannot be read any more is told on the page.
     """
     worst, shown = choose(records, max_shown)
     budget = min(LARGEST_FIGURE, PICTURE_BYTES // max(len(worst) + len(shown), 1))
@@ -66,23 +66,27 @@ def write_report(
     order = ('degradations', 'pictures') if columns else ('pictures', 'degradations')
     order = (*order, 'tree', 'confidence', 'worst', 'facts')
     sections = {key: sections[key] for key in order if sections[key][1]}
+    lead = f'<p class="lead">{escape(intro)}</p>' if intro else ''
+    write_aside(Path(path), _document(title, lead + _tiles(records, columns, tree), sections))
+
+
+def _document(title: str, lead: str, sections: Mapping[str, tuple[str, str]]) -> str:
+    """Return the whole page; ``sections``: id -> heading and content."""
+    style, script = ((HERE / name).read_text(encoding='utf-8') for name in ('report.css', 'report.js'))
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     links = ''.join(f'<li><a href="#{key}">{heading}</a></li>' for key, (heading, _) in sections.items())
     body = ''.join(
         f'<section id="{key}" aria-labelledby="{key}-head"><h2 id="{key}-head">{heading}</h2>{content}</section>'
         for key, (heading, content) in sections.items()
     )
-    lead = f'<p class="lead">{escape(intro)}</p>' if intro else ''
-    write_aside(
-        Path(path),
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
-        f'<title>{escape(title)}</title><style>{(HERE / "report.css").read_text()}</style></head><body>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<title>{escape(title)}</title><style>{style}</style></head><body>'
         f'<a class="skip" href="#main">Skip to the content</a><header><h1>{escape(title)}</h1>{lead}'
-        f'{_tiles(records, columns, tree)}<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
-        f'<main id="main">{body}</main><footer>One file, no network: pictures are reduced copies.</footer>'
-        f'<script>{(HERE / "report.js").read_text()}</script></body></html>\n',
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main id="main">{body}</main>'
+        f'<footer>One file, no network: pictures are reduced copies.</footer><script>{script}</script></body></html>\n'
     )
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from basicsr_unirestorer.errors import UniRestorerError
 from basicsr_unirestorer.image_files import read_picture
 from basicsr_unirestorer.inference.decision import Decision
 from basicsr_unirestorer.inference.tables import number
@@ -151,7 +152,10 @@ def detail(before: np.ndarray, after: np.ndarray) -> tuple[slice, slice] | None:
 
 def figure(record: ReportEntry, budget: int, reason: str = '') -> str:
     """Return sliders between before and after, and what was decided below; ``budget``: bytes of the pictures."""
-    before, after, clean = record.pictures()
+    try:
+        before, after, clean = record.pictures()
+    except UniRestorerError as error:  # a file moved or damaged since: the other pictures shall still be seen
+        return f'<figure><figcaption><p class="reason">{escape(str(error))}</p>{_words(record)}</figcaption></figure>'
     shown = [picture for picture in (before, after, clean) if picture is not None]
     part = detail(before, after)
     sliders = _slider(record.name, shown, budget if part is None else budget // 2)

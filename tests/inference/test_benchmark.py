@@ -111,6 +111,36 @@ def test_stopped_benchmark_goes_on_where_it_stopped(smoke_demo, clean_folder, tm
     assert counted == []
 
 
+def test_damaged_picture_is_one_sentence_and_costs_nothing(
+    smoke_demo, clean_folder, tmp_path, monkeypatch, capsys, counted
+):
+    monkeypatch.chdir(tmp_path)
+    whole = (clean_folder / '1.png').read_bytes()
+    (clean_folder / '1.png').write_bytes(whole[:200])
+    argv = [
+        'benchmark',
+        'clean',
+        '--data',
+        str(clean_folder),
+        '--bundle',
+        str(smoke_demo / 'bundle'),
+        '--oracle',
+        'none',
+    ]
+    assert cli.main(argv) == 1
+    assert '1.png cannot be read as a picture' in capsys.readouterr().err.splitlines()[-1]
+    (clean_folder / '1.png').write_bytes(whole)
+    assert cli.main(argv) == 0 and counted == ['clean/0', 'clean/1', 'clean/1']
+
+
+def test_ctrl_c_says_that_nothing_is_lost(smoke_demo, clean_folder, tmp_path, monkeypatch, capsys, counted):
+    monkeypatch.chdir(tmp_path)
+    counted[:] = ['stop']
+    argv = ['benchmark', 'clean', '--data', str(clean_folder), '--bundle', str(smoke_demo / 'bundle')]
+    assert cli.main(argv) == 130
+    assert 'what was measured is kept, and the same command goes on' in capsys.readouterr().err
+
+
 def test_what_a_number_depends_on_is_measured_anew(smoke_demo, clean_folder, tmp_path, counted, registered):
     opt = {**NOISE, 'bundle': str(smoke_demo / 'bundle'), 'data': str(clean_folder), 'max_pictures': 1}
     benchmark.run(opt, tmp_path)

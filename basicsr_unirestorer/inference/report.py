@@ -18,7 +18,7 @@ import numpy as np
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.inference import report_charts as charts
 from basicsr_unirestorer.inference.journal import write_aside
-from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, figure
+from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, figure, main_labels
 from basicsr_unirestorer.inference.tables import AVERAGE, groups, mean, number
 
 HERE = Path(__file__).resolve().parent
@@ -118,7 +118,7 @@ def _reason(record: ReportEntry) -> str:
         return f'{number(record.psnr["regret"])} dB below the best expert'
     if 'routed' in record.psnr and np.isfinite(record.psnr['input']):
         return f'{record.psnr["routed"] - record.psnr["input"]:+.2f} dB'
-    return f'{record.sureness:.0%} sure'
+    return f'{record.sureness:.0%} sure of leaf and level'
 
 
 # ----------------------------------------------------------------------------------------------- numbers
@@ -139,8 +139,8 @@ def _tiles(records: Sequence[ReportEntry], columns: Sequence[str], tree: Degrada
             tiles.append(('below the best expert', number(regret), 'dB'))
     tiles.append(('experts used', str(len(used)), f'of {len(tree.nodes)}' if tree else ''))
     if records:
-        sure = median(record.sureness for record in records)
-        tiles.append(('median confidence', f'{sure:.0%}', ''))
+        sure = median(record.decision.leaf_confidence for record in records)
+        tiles.append(('sure of the leaf', f'{sure:.0%}', 'median'))
     cells = ''.join(f'<div><dt>{what}</dt><dd>{value}<small>{unit}</small></dd></div>' for what, value, unit in tiles)
     return f'<dl class="tiles">{cells}</dl>'
 
@@ -172,7 +172,7 @@ def _expert_table(records: Sequence[ReportEntry]) -> str:
     body = []
     for name, count in Counter(record.decision.expert for record in records).most_common():
         mine = [record for record in records if record.decision.expert == name]
-        labels = ', '.join(label.replace('_', ' ') for label in list(mine[0].decision.labels)[:4])
+        labels = ', '.join(main_labels(mine[0].decision.labels))
         sure = [median(getattr(r.decision, key) for r in mine) for key in ('leaf_confidence', 'level_confidence')]
         body.append([name, str(count), *(f'{value:.0%}' for value in sure), labels or '-'])
     head = ['expert', 'pictures', 'sure of the leaf', 'sure of the level', 'trained on']

@@ -185,6 +185,12 @@ def _slider(name: str, pictures: Sequence[np.ndarray], budget: int, what: str = 
     )
 
 
+def main_labels(labels: Mapping[str, int]) -> list[str]:
+    """Return the degradation types that an expert was mainly trained on: not those a fifth as common as the first."""
+    most = max(labels.values(), default=0)
+    return [label.replace('_', ' ') for label, count in labels.items() if count > 0.2 * most]
+
+
 def _words(record: ReportEntry) -> str:
     """Tell the name, what it is, how it came out, which experts restored it, and how sure the router was."""
     decision = record.decision
@@ -193,8 +199,9 @@ def _words(record: ReportEntry) -> str:
         values = f'<span class="db">{number(record.psnr["input"])} → {number(record.psnr["routed"])} dB</span>'
     about = ' · '.join(part for part in (record.dataset, record.degradation) if part)
     lines = [escape(about)] if about else []
-    trained = ', '.join(label.replace('_', ' ') for label in list(decision.labels)[:3]) or 'everything'
-    more = f' and {len(decision.labels) - 3} more' if len(decision.labels) > 3 else ''
+    labels = main_labels(decision.labels)
+    trained = ', '.join(labels[:3]) or 'everything'
+    more = f' and {len(labels) - 3} more' if len(labels) > 3 else ''
     lines.append(f'Expert <b>{escape(decision.expert)}</b>, trained on {escape(trained)}{more}')
     if len(decision.shares) > 1:
         lines.append(escape('Together: ' + ', '.join(f'{name} {share:.0%}' for name, share in decision.shares.items())))

@@ -15,7 +15,7 @@ from basicsr_unirestorer.errors import DataError
 from basicsr_unirestorer.inference import report
 from basicsr_unirestorer.inference.report import write_report
 from basicsr_unirestorer.inference.report_charts import histogram_svg, knows, through, tree_svg
-from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, detail, embed
+from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, detail, embed, main_labels
 from tests.inference.report_samples import COLUMNS, LEAVES, noisy, record, small_tree, smooth_picture
 
 EVIL = '<script>alert("&")</script>'
@@ -216,6 +216,11 @@ def test_report_that_cannot_be_made_leaves_the_earlier_one(tmp_path):
 
 def test_traffic_adds_up_along_the_tree():
     assert through(small_tree(), {'l0_00': 1, 'l1_00': 2, 'l1_01': 4}) == [7, 2, 4]
+
+
+def test_experts_are_told_by_what_they_were_mainly_trained_on():
+    assert main_labels({'low_light': 10, 'rain': 3, 'noise': 2}) == ['low light', 'rain']
+    assert main_labels({}) == []
 
 
 def test_nodes_are_called_by_what_they_know():

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 PROBE = 64  # side of the picture that a network's need is measured with
 OUT_OF_MEMORY = ('out of memory', 'not enough memory', "can't allocate memory", 'cannot allocate memory')
@@ -57,19 +56,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
-class LiveTensors(TorchDispatchMode):
-    """While it is active, count the bytes of tensors that are made; ``peak`` is the most that lived at once."""
+class LiveTensors(TorchFunctionMode):
+    """While it is active, count the bytes of tensors that are made; ``peak`` is the most that lived at once.
+
+    (A dispatch mode would see a little more, but importing one imports torch's compiler: a second, and 100 MB.)
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Callable, types: Sequence, args: Sequence = (), kwargs: Mapping | None = None
     ) -> object:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
+        for tensor in result if isinstance(result, list | tuple) else (result,):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
         return result

@@ -21,7 +21,7 @@ from basicsr_unirestorer.inference.memory import bytes_per_pixel, fitting_tile, 
 from basicsr_unirestorer.inference.tiling import NotFiniteError, tile_places, tiled, to_tensor
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-MOST_ON_CPU = 5 * 2**28  # bytes for a tile; larger tiles are no faster there, and other programs want memory, too
+MOST_ON_CPU = 2**30  # bytes for a tile; larger tiles are no faster there, and other programs want memory, too
 WORST_NEED = 4096  # bytes a pixel that no network known here exceeds: what fits with it is not measured first
 LOCAL_TILE = 512  # side of the parts that local routing routes, where memory allows
 SMALLEST_TILE = 64

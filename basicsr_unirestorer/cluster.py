@@ -62,17 +62,19 @@ def run(opt: dict, root: Path) -> Path:
     from basicsr.data import build_dataset
 
     from basicsr_unirestorer.clustering.build import build_tree, check_clustering
+    from basicsr_unirestorer.clustering.levels import check_samples
 
     check_stage(opt)
     settings = opt['clustering']
     check_clustering(settings)
     dataset = build_dataset({**opt['datasets']['train'], 'phase': 'train'})
+    sizes = [len(source) for source in dataset.sources]
+    rows = rows_to_cluster(sizes, settings.get('max_samples_per_source'), settings.get('seed', 0))
+    check_samples(len(rows), settings['level_sizes'])
     encoder, build = frozen_encoder(opt, dataset)
     with new_experiment(root, opt['name']) as folder:
         embeddings = embed_stage(opt, dataset, encoder, build, folder)
         captions = captions_of(dataset)
-        sizes = [len(source) for source in dataset.sources]
-        rows = rows_to_cluster(sizes, settings.get('max_samples_per_source'), settings.get('seed', 0))
         some = embeddings if len(rows) == len(embeddings) else embeddings[rows]
         tree, own_leaves = build_tree(some, [captions[row] for row in rows], build=build, **build_settings(settings))
         leaf_ids = own_leaves

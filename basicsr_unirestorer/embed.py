@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +186,7 @@ def new_experiment(root: Path, name: str) -> Iterator[Path]:
     from basicsr.utils import mkdir_and_rename
 
     folder = root / 'experiments' / name
+    made = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
     scratch.chmod(0o755)
@@ -196,3 +197,6 @@ def new_experiment(root: Path, name: str) -> Iterator[Path]:
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if made and not folder.exists():
+            with suppress(OSError):  # others may have begun to write there
+                folder.parent.rmdir()

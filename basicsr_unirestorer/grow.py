@@ -63,6 +63,7 @@ def run(opt: dict, root: Path) -> tuple[Path, list[str]]:
 
     from basicsr_unirestorer.clustering.build import build_tree, check_clustering
     from basicsr_unirestorer.clustering.grow import check_branch, grow_tree, separation
+    from basicsr_unirestorer.clustering.levels import check_samples
 
     check_stage(opt, ('grow',))
     check_keys(opt['grow'], GROW_KEYS, 'grow')
@@ -74,12 +75,13 @@ def run(opt: dict, root: Path) -> tuple[Path, list[str]]:
     dataset = build_dataset({**opt['datasets']['train'], 'phase': 'train'})
     names = [source.prefix.rstrip('/') for source in dataset.sources]
     is_new = new_rows(names, [len(source) for source in dataset.sources], opt['grow'].get('new'))
+    rows = np.flatnonzero(is_new)
+    check_samples(len(rows), settings['level_sizes'])
     encoder, build = frozen_encoder(opt, dataset)
     _check_encoder(old, build, opt['grow']['tree'])
     with new_experiment(root, opt['name']) as folder:
         embeddings = embed_stage(opt, dataset, encoder, build, folder)
         captions = captions_of(dataset)
-        rows = np.flatnonzero(is_new)
         branch, branch_ids = build_tree(embeddings[rows], [captions[i] for i in rows], **build_settings(settings))
         grown, new = grow_tree(old, branch, under)
         step = {'tree': old.fingerprint, 'under': under, 'nodes': new, 'data': old.build.get('data_fingerprint')}

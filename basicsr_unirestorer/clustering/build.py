@@ -11,6 +11,7 @@ from basicsr_unirestorer.clustering.levels import (
     AUTO,
     check_adaptive,
     check_level_sizes,
+    check_samples,
     choose_partition,
     split_groups,
 )
@@ -65,9 +66,7 @@ def build_tree(
     check_method(method)
     check_adaptive(adaptive)
     points = Points(_readable(embeddings, method), prepare, seed)
-    largest = max((size for size in level_sizes if size != AUTO), default=1)
-    if len(points) < largest:
-        raise DataError(f'{len(points)} samples cannot fill {largest} leaves; lower level_sizes or add data.')
+    check_samples(len(points), level_sizes)
     groups = [np.arange(len(points))]
     parents = [-1]
     nodes: list[Node] = []

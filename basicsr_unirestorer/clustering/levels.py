@@ -36,6 +36,13 @@ def check_level_sizes(level_sizes: Sequence[int | str]) -> None:
         )
 
 
+def check_samples(count: int, level_sizes: Sequence[int | str]) -> None:
+    """Refuse fewer samples than the largest level has nodes; raises DataError."""
+    largest = max((size for size in level_sizes if size != AUTO), default=1)
+    if count < largest:
+        raise DataError(f'{count} samples cannot fill {largest} leaves; lower level_sizes or add data.')
+
+
 def check_adaptive(adaptive: Mapping | None) -> None:
     """Refuse unknown options of adaptive levels; raises OptionError."""
     adaptive = adaptive or {}

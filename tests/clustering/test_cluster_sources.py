@@ -107,3 +107,14 @@ def test_misspelt_settings_are_found_before_anything_is_embedded(clustered, tmp_
         with pytest.raises(OptionError, match=message):
             run({**opt, 'clustering': {**opt['clustering'], **settings}}, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_after_embedding_leaves_nothing(clustered, tmp_path):
+    opt = clustered[2]
+    settings = {**opt['clustering'], 'level_sizes': [1, 'auto'], 'min_samples': 50}
+    with pytest.raises(DataError, match='Level 1 cannot be finer than the 1 node above it with 50 samples a node'):
+        run({**opt, 'clustering': settings}, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match='8 samples cannot fill 9 leaves'):
+        run({**opt, 'clustering': {**opt['clustering'], 'level_sizes': [1, 9]}}, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -59,6 +59,12 @@ class LoadBalancingLoss(nn.Module):
         return self.loss_weight * load.var() / (load.mean() ** 2 + 1e-10)
 
 
+def known_or_estimated(leaf: Tensor, probs: Tensor) -> Tensor:
+    """Return leaf probabilities, shape (n, num_leaves): one-hot where the leaf is known (not -1), else ``probs``."""
+    known = F.one_hot(leaf.clamp(min=0), probs.shape[1]).to(probs)
+    return torch.where((leaf >= 0)[:, None], known, probs)
+
+
 def expected_regret(leaf_probs: Tensor, level_probs: Tensor, psnr: Tensor, paths: Tensor) -> Tensor:
     """Return how much PSNR a router is expected to lose against the best node that was measured, in dB.
 
@@ -77,6 +83,24 @@ def expected_regret(leaf_probs: Tensor, level_probs: Tensor, psnr: Tensor, paths
     """
     regret = psnr.nan_to_num(nan=float('-inf')).amax(dim=1, keepdim=True) - psnr
     return (node_probs(leaf_probs, level_probs, paths) * regret.nan_to_num(nan=0.0)).sum(dim=1)
+
+
+def serving_levels(leaf_probs: Tensor, psnr: Tensor, paths: Tensor, temperature_db: float = 0.5) -> Tensor:
+    """Return which levels serve a picture: the softmax of PSNR along the path of its leaf.
+
+    Levels closer together than the temperature count as about equally good, which tells a tie from a clear winner.
+
+    Args:
+        leaf_probs: Shape (n, num_leaves); one-hot where the leaf is known, else the mean over leaves is taken.
+        psnr: What each node reaches on each sample, shape (n, num_nodes), dB; NaN where it was not measured.
+        paths: Node ids from the root to each leaf, shape (num_leaves, num_levels).
+        temperature_db: Difference in dB that multiplies a level's share by e.
+
+    Returns:
+        Shape (n, num_levels), rows add up to one.
+    """
+    along_path = psnr[:, paths].nan_to_num(nan=-1e9)  # (n, num_leaves, num_levels)
+    return (leaf_probs[:, :, None] * (along_path / temperature_db).softmax(dim=2)).sum(dim=1)
 
 
 @LOSS_REGISTRY.register()

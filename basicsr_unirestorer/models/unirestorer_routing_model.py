@@ -24,19 +24,13 @@ from basicsr_unirestorer.archs.building import (
     weights_fingerprint,
 )
 from basicsr_unirestorer.archs.node_expert import loaded_expert
-from basicsr_unirestorer.archs.router_arch import pick_node
 from basicsr_unirestorer.archs.unirestorer_arch import restore_by_node
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError
 from basicsr_unirestorer.inference.bundle import check_precision, file_hash, write_bundle
 from basicsr_unirestorer.inference.expert_bank import ExpertBank
-from basicsr_unirestorer.losses.router_loss import expected_regret
-from basicsr_unirestorer.models.calibration import (
-    calibration_error,
-    fitted_temperature,
-    level_target,
-    reach_of_nodes,
-)
+from basicsr_unirestorer.losses.router_loss import expected_regret, known_or_estimated, serving_levels
+from basicsr_unirestorer.models.calibration import calibrate, reach_of_nodes
 from basicsr_unirestorer.models.routing_table import Measurement, centre, measured_table, table_fingerprint
 from basicsr_unirestorer.models.training_util import check_train_options, require_finite, stop_if_asked
 
@@ -58,10 +52,10 @@ class UniRestorerRoutingModel(SRModel):
     - ``paper`` (the default): L1 of the routed picture, reaching the gates through a straight-through factor; L_dg;
       L_aux (``pixel_opt``, ``dg_opt`` and ``balance_opt``, the paper's where not given).
     - ``regret``: what the experts reach on every sample is measured once, into ``experiments/routing_tables``, and the
-      router trained on these numbers alone: cross entropy with the leaf that clustering gave the sample, and the PSNR
-      that the router is expected to lose against the best level. Samples of ``route_also`` have no leaf; there the
-      expected loss is against the best of all nodes, and teaches both gates. Afterwards temperatures and the reach of
-      every node are fitted, and become options of the bundle's router.
+      router trained on these numbers alone: cross entropy with the leaf that clustering gave the sample and with the
+      levels that serve it, and the PSNR that the router is expected to lose against the best level. Samples of
+      ``route_also`` have no leaf; there the expected loss is against the best of all nodes, and teaches both gates.
+      Afterwards temperatures and the reach of every node are fitted, and become options of the bundle's router.
 
     ``train.expert_size`` lets the experts restore only a centre crop of that side; the encoder reads the whole patch.
     ``experts.cache_mb`` limits the memory of loaded experts.
@@ -202,12 +196,11 @@ class UniRestorerRoutingModel(SRModel):
 
     def _regret_losses(self) -> OrderedDict[str, torch.Tensor]:
         out, batch = self.net_g(self.batch.embedding), self.batch
-        assigned = batch.leaf >= 0
-        own = F.one_hot(batch.leaf.clamp(min=0), self.tree.num_leaves).to(out.leaf_logits)
-        leaf_probs = torch.where(assigned[:, None], own, out.leaf_logits.softmax(dim=1))
+        leaf_probs = known_or_estimated(batch.leaf, out.leaf_logits.softmax(dim=1))
+        level = serving_levels(leaf_probs.detach(), batch.psnr, self.paths)
         regret = expected_regret(leaf_probs, out.level_logits.softmax(dim=1), batch.psnr, self.paths)
-        l_leaf = F.cross_entropy(out.leaf_logits, batch.leaf, ignore_index=-1, reduction='sum') / len(assigned)
-        return OrderedDict(l_leaf=l_leaf, l_regret=regret.mean())
+        l_leaf = F.cross_entropy(out.leaf_logits, batch.leaf, ignore_index=-1, reduction='sum') / len(batch)
+        return OrderedDict(l_leaf=l_leaf, l_level=F.cross_entropy(out.level_logits, level), l_regret=regret.mean())
 
     def _expert(self, node_id: int) -> torch.nn.Module:
         return self.bank.get(self.tree.nodes[node_id].name, self.device)
@@ -230,31 +223,14 @@ class UniRestorerRoutingModel(SRModel):
         if current_iter == -1 and self.opt['rank'] == 0:
             self._write_bundle()
 
-    @torch.no_grad()
     def _calibration(self) -> dict:
         """Fit to the samples held out of training what the bundle's router shall know beside its weights."""
-        router = self.get_bare_model(self.net_g).eval()
         held_out = self.samples.held_out_rows if len(self.samples.held_out_rows) else self.samples.rows
-        table = self.table[torch.as_tensor(held_out, device=self.device)]
-        out = router(table.embedding)
+        router = self.get_bare_model(self.net_g).eval()
+        fitted, sentence = calibrate(router, self.table[torch.as_tensor(held_out, device=self.device)], self.tree)
         router.train()
-        level, assigned = level_target(out, table, self.paths), table.leaf >= 0
-        fitted, words = {}, []
-        for name, logits, target in (
-            ('leaf', out.leaf_logits[assigned].cpu(), table.leaf[assigned].cpu()),
-            ('level', out.level_logits.cpu(), level.cpu()),
-        ):
-            temperature = fitted_temperature(logits, target)
-            before, after = (calibration_error((logits / t).softmax(dim=1), target) for t in (1, temperature))
-            fitted[f'{name}_temperature'] = round(temperature, 4)
-            words.append(f'{name} {temperature:.2f} (calibration error {before:.3f} -> {after:.3f})')
-        node_id = pick_node(out.leaf_logits, out.level_logits, self.tree)
-        regret = table.psnr.nan_to_num(nan=float('-inf')).amax(1) - table.psnr.gather(1, node_id[:, None])[:, 0]
-        get_root_logger().info(
-            f'Held out, {len(table)} samples: temperatures {", ".join(words)}; regret {regret.nanmean():.3f} dB'
-        )
-        fitted['reach'] = [round(reach, 4) for reach in reach_of_nodes(self.table.to('cpu'), self.tree)]
-        return fitted
+        get_root_logger().info(sentence)
+        return {**fitted, 'reach': reach_of_nodes(self.table.to('cpu'), self.tree)}
 
     def _write_bundle(self) -> None:
         folder = Path(self.opt['path']['experiments_root']) / 'bundle'

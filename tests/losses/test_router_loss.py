@@ -14,6 +14,7 @@ from basicsr_unirestorer.losses.router_loss import (
     DegradationGranularityLoss,
     LoadBalancingLoss,
     expected_regret,
+    serving_levels,
 )
 
 
@@ -99,3 +100,14 @@ def test_a_leaf_that_only_harms_teaches_the_root():
     level = torch.zeros(1, 2, requires_grad=True)
     expected_regret(torch.tensor([[1.0, 0.0]]), level.softmax(1), torch.tensor([[11.6, 9.1, 30.0]]), paths).backward()
     assert level.grad[0, 0] < 0 < level.grad[0, 1]  # downhill is towards level 0
+
+
+def test_levels_serve_by_what_they_reach():
+    paths = torch.as_tensor(DegradationTree.star(2).paths)
+    nan = float('nan')
+    psnr = torch.tensor([[20.0, 20.0, nan], [20.0, nan, 30.0], [20.0, 30.0, 10.0]])
+    leaf = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    shares = serving_levels(leaf, psnr, paths)
+    torch.testing.assert_close(shares, torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.5, 0.5]]), atol=1e-6, rtol=0)
+    softer = serving_levels(leaf, psnr, paths, temperature_db=10.0)
+    assert softer[1, 1] == pytest.approx(1 / (1 + math.exp(-1)), rel=1e-4)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr_unirestorer.archs.router_arch import RouterOutput
 from basicsr_unirestorer.clustering.tree import DegradationTree
 
 
@@ -64,13 +63,9 @@ def test_reach_follows_the_spread_of_each_nodes_own_samples(calibration):
     assert math.isinf(reach[3])  # no samples of its own
 
 
-def test_the_level_target_is_the_best_on_the_samples_path(calibration):
-    from basicsr_unirestorer.models.routing_table import RoutingTable
-
-    nan = float('nan')
-    psnr = torch.tensor([[20.0, 25.0, nan], [20.0, nan, 19.0], [20.0, 30.0, 10.0]])
-    table = RoutingTable(torch.zeros(3, 1), psnr, torch.tensor([0, 1, -1]))
-    leaf_logits = torch.tensor([[0.0, 9.0]] * 3)  # the last row has no leaf, so the chosen one's path counts
-    out = RouterOutput(None, None, leaf_logits, torch.zeros(3, 2))
-    paths = torch.as_tensor(DegradationTree.star(2).paths)
-    assert calibration.level_target(out, table, paths).tolist() == [1, 0, 0]
+def test_shares_are_targets_too(calibration):
+    """A gate that repeats the shares is calibrated as it is; one that exaggerates them is softened."""
+    shares = (2 * torch.randn(500, 3, generator=torch.Generator().manual_seed(0))).softmax(1)
+    assert calibration.fitted_temperature(shares.log(), shares) == pytest.approx(1, abs=0.01)
+    assert calibration.fitted_temperature(4 * shares.log(), shares) == pytest.approx(4, abs=0.05)
+    assert calibration.calibration_error(shares, shares) == pytest.approx(0, abs=1e-5)

@@ -71,8 +71,9 @@ class LiveTensors(TorchFunctionMode):
         self, func: Callable, types: Sequence, args: Sequence = (), kwargs: Mapping | None = None
     ) -> object:
         result = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage()._cdata for tensor in args if isinstance(tensor, Tensor)}
         for tensor in result if isinstance(result, list | tuple) else (result,):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:  # no view, nothing in place
                 self._count(tensor.untyped_storage())
         return result
 

@@ -180,9 +180,13 @@ def folder(scratch: Path, count: int, side: int, repeats: int) -> dict:
             raise RuntimeError(f'The two ways restore {path.name} differently; the comparison is void.')
     ratio = measure.ratio(pairs)
     seconds = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    cells = [
+        f'{wall:.1f} s ({cpu[name]:.1f} of a core), {loads[name]} loads'
+        for name, wall in zip(('one by one', 'grouped'), seconds, strict=True)
+    ]
+    row = ' | '.join(cells)
     print(
-        f'| {count} pictures, {side}x{side} | {seconds[0]:.1f} s ({cpu["one by one"]:.1f} of a core), '
-        f'{loads["one by one"]} loads | {seconds[1]:.1f} s ({cpu["grouped"]:.1f} of a core), {loads["grouped"]} loads | **{ratio.median:.2f}** ({ratio.low:.2f} - {ratio.high:.2f}) |',
+        f'| {count} pictures, {side}x{side} | {row} | **{ratio.median:.2f}** ({ratio.low:.2f} - {ratio.high:.2f}) |',
         flush=True,
     )
     return {'ratio': ratio._asdict(), 'pairs': pairs, 'loads': loads, 'cpu': cpu}

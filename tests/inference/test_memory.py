@@ -65,6 +65,14 @@ def test_peak_counts_what_lives_at_once():
     assert live.now == 0
 
 
+def test_views_of_weights_are_not_counted():
+    weights = torch.zeros(1000)
+    with LiveTensors() as live:
+        rows = weights.view(10, 100)
+        rows.add_(1)
+    assert live.peak == 0
+
+
 def test_need_of_a_network_follows_from_its_layers():
     """32 channels of float32 made from 3 and back: both ends of the wider layer live at once."""
     net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 3, 1)).requires_grad_(False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-PROBE = 64  # side of the picture that a network's need is measured with
+PROBE = 128  # side of the picture that a network's need is measured with
 OUT_OF_MEMORY = ('out of memory', 'not enough memory', "can't allocate memory", 'cannot allocate memory')
 
 

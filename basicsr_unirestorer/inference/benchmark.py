@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def all_cases(opt: Mapping) -> tuple[list[Case], list[Protocol]]:
     protocols = [Protocol.load(name) for name in folders]
     for protocol, folder in zip(protocols, folders.values(), strict=True):
         for case in protocol.cases(folder or opt.get('data'), opt.get('max_pictures')):
-            cases.append(Case(**{**case.__dict__, 'metrics': {**case.metrics, **extra}}))
+            cases.append(replace(case, metrics={**case.metrics, **extra}))
     return cases, protocols
 
 

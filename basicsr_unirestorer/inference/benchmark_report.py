@@ -12,6 +12,7 @@ from basicsr_unirestorer.inference.protocols import Case
 from basicsr_unirestorer.inference.report import write_report
 from basicsr_unirestorer.inference.report_pictures import Pictures, ReportEntry
 from basicsr_unirestorer.inference.restorer import Restorer
+from basicsr_unirestorer.inference.tables import MAIN, key_of
 
 SHOWN = 30  # pictures are restored again for the page
 
@@ -37,7 +38,12 @@ def entry_of(result: Result, case: Case, row: dict) -> ReportEntry:
         case.degradation,
         {column: row[column] for column in result.columns if column in row},
         row['leaf_labels'] == row['labels'] if row['labels'] else None,
+        {metric: _values(row, result.contest.methods, metric) for metric in case.metrics if metric != MAIN},
     )
+
+
+def _values(row: dict, methods: list[str], metric: str) -> dict[str, float]:
+    return {method: row[key] for method in methods if (key := key_of(method, metric)) in row}
 
 
 def write_benchmark_report(

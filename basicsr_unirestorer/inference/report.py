@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -18,8 +18,9 @@ import numpy as np
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.inference import report_charts as charts
 from basicsr_unirestorer.inference.journal import write_aside
+from basicsr_unirestorer.inference.metrics import LOWER_IS_BETTER
 from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, figure, main_labels
-from basicsr_unirestorer.inference.tables import AVERAGE, groups, mean, number
+from basicsr_unirestorer.inference.tables import AVERAGE, MAIN, TITLES, digits_of, groups, mean, number
 
 HERE = Path(__file__).resolve().parent
 PICTURE_BYTES = 10 * 2**20  # of all embedded pictures together; base64 makes 13.3 MiB of them
@@ -146,26 +147,39 @@ def _tiles(records: Sequence[ReportEntry], columns: Sequence[str], tree: Degrada
 
 
 def _tables(records: Sequence[ReportEntry], columns: Sequence[str]) -> str:
-    """Return the PSNR by degradation or, where no clean pictures are known, what each expert restored."""
+    """Return the metrics by degradation or, where no clean pictures are known, what each expert restored."""
     if not columns:
         return _expert_table(records)
+    methods = [name for name in columns if name != 'regret']
+    others = ''
+    for metric in dict.fromkeys(metric for record in records for metric in record.others):
+        title = escape(TITLES.get(metric, metric))
+        others += f'<details><summary>{title}</summary>{_metric_table(records, methods, metric)}</details>'
+    return (
+        '<p class="lead">PSNR in dB, averaged over pictures; the best of each row stands out, not counting what takes '
+        f'the truth to know.</p>{_metric_table(records, columns)}{others}'
+    )
+
+
+def _metric_table(records: Sequence[ReportEntry], columns: Sequence[str], metric: str = MAIN) -> str:
+    """Return one table a test set: degradations down, methods across."""
     rows = [{'dataset': r.dataset, 'degradation': r.degradation, 'record': r} for r in records]
     bodies: dict[str, list[list[str]]] = {}
     for dataset, kind, group in groups(rows):
         members = [row['record'] for row in group]
-        values = [mean([r.psnr[column] for r in members if column in r.psnr]) for column in columns]
+        values = [r.psnr if metric == MAIN else r.others.get(metric, {}) for r in members]
+        if not any(values):
+            continue
+        means = [mean([own[column] for own in values if column in own]) for column in columns]
         experts = Counter(r.decision.expert for r in members).most_common(3 if kind != AVERAGE else 0)
         chosen = ', '.join(f'{name}\u00a0{count / len(members):.0%}' for name, count in experts)
-        bodies.setdefault(dataset, []).append([kind, str(len(members)), *map(number, values), chosen])
+        shown = [number(value, digits_of(metric)) for value in means]
+        bodies.setdefault(dataset, []).append([kind, str(len(members)), *shown, chosen])
     head = ['degradation', 'pictures', *columns, 'experts chosen']
-    real = [
-        place for place, name in enumerate(head) if name in columns and name not in ('by label', 'best node', 'regret')
-    ]
-    tables = ''.join(_table(dataset, head, body, real) for dataset, body in bodies.items())
-    return (
-        '<p class="lead">PSNR in dB, averaged over pictures; the best of each row stands out, not counting what takes '
-        f'the truth to know.</p>{tables}'
-    )
+    known = ('by label', 'best node', 'regret')
+    compared = [place for place, name in enumerate(head) if name in columns and name not in known]
+    best = min if metric in LOWER_IS_BETTER else max
+    return ''.join(_table(dataset, head, body, compared, best) for dataset, body in bodies.items())
 
 
 def _expert_table(records: Sequence[ReportEntry]) -> str:
@@ -176,17 +190,25 @@ def _expert_table(records: Sequence[ReportEntry]) -> str:
         sure = [median(getattr(r.decision, key) for r in mine) for key in ('leaf_confidence', 'level_confidence')]
         body.append([name, str(count), *(f'{value:.0%}' for value in sure), labels or '-'])
     head = ['expert', 'pictures', 'sure of the leaf', 'sure of the level', 'trained on']
-    return _table('', head, body, []) if body else ''
+    return _table('', head, body) if body else ''
 
 
-def _table(caption: str, head: Sequence[str], body: Iterable[Sequence[str]], compared: Sequence[int]) -> str:
-    """Return a table whose rows become cards on a phone; ``compared``: columns whose largest number stands out."""
+def _table(
+    caption: str,
+    head: Sequence[str],
+    body: Iterable[Sequence[str]],
+    compared: Sequence[int] = (),
+    best_of: Callable[[Iterable[float]], float] = max,
+) -> str:
+    """Return a table whose rows become cards on a phone; the best number of the ``compared`` columns stands out."""
     words = {0, len(head) - 1}
     heads = ''.join(f'<th scope="col"{_text(place in words)}>{escape(name)}</th>' for place, name in enumerate(head))
     lines = []
     for row in body:
         known = {place: float(row[place].replace('∞', 'inf')) for place in compared if row[place] != '-'}
-        best = {place for place, value in known.items() if value == max(known.values())} if len(known) > 1 else set()
+        best = (
+            {place for place, value in known.items() if value == best_of(known.values())} if len(known) > 1 else set()
+        )
         cells = f'<th scope="row" class="text">{escape(row[0])}</th>'
         for place, cell in enumerate(row[1:], 1):
             kind = ' '.join(
@@ -211,7 +233,7 @@ def _tree(records: Sequence[ReportEntry], tree: DegradationTree | None, drawn: s
         return ''
     chosen = Counter(record.decision.expert for record in records)
     rows = [[node.name, str(chosen[node.name]), f'{node.count:,}', charts.knows(node, 4)] for node in tree.nodes]
-    table = _table('', ['node', 'pictures here', 'training samples', 'trained on'], rows, [])
+    table = _table('', ['node', 'pictures here', 'training samples', 'trained on'], rows)
     picture = ''
     if drawn is not None and Path(drawn).is_file():
         content = base64.b64encode(Path(drawn).read_bytes()).decode()

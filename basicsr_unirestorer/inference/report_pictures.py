@@ -38,6 +38,7 @@ class ReportEntry:
         dataset, degradation: Where it belongs in the table: test set, and true degradation.
         psnr: dB by method (``input``, ``routed``, ...), and ``regret``; empty where the clean picture is unknown.
         right: Whether the chosen leaf has the true degradation types; None where they are unknown.
+        others: Values by method of further metrics, by metric.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ReportEntry:
     degradation: str = ''
     psnr: Mapping[str, float] = field(default_factory=dict)
     right: bool | None = None
+    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of_files(cls, before: str | Path, after: str | Path, decision: Decision) -> ReportEntry:

@@ -12,7 +12,17 @@ import numpy as np
 
 AVERAGE = 'average'
 MAIN = 'psnr'
-TITLES = {'psnr': 'PSNR in dB', 'ssim': 'SSIM', 'psnr_y': 'PSNR in dB, Y channel', 'ssim_y': 'SSIM, Y channel'}
+TITLES = {
+    'psnr': 'PSNR in dB',
+    'ssim': 'SSIM',
+    'psnr_y': 'PSNR in dB, Y channel',
+    'ssim_y': 'SSIM, Y channel',
+    'psnr_mean': 'PSNR in dB, mean aligned',
+    'ssim_mean': 'SSIM, mean aligned',
+    'ssim_win7': 'SSIM, flat window of 7',
+    'lpips': 'LPIPS (lower is better)',
+    'dists': 'DISTS (lower is better)',
+}
 
 
 def key_of(method: str, metric: str = MAIN) -> str:

@@ -105,6 +105,17 @@ def test_measured_pictures_show_tables_traffic_and_worst_cases(tmp_path):
     assert '8 pictures went to 3 of 3 experts' in text
 
 
+def test_other_metrics_have_tables_of_their_own(tmp_path):
+    first = record(0)
+    more = {'ssim': {'input': 0.5, 'routed': 0.75}, 'lpips': {'input': 0.3, 'routed': 0.2}}
+    entry = ReportEntry('x', first.decision, None, 'photos', 'large noise', first.psnr, True, more)
+    text = page(tmp_path, [entry], columns=('input', 'routed'))
+    assert '<summary>SSIM</summary>' in text and '<summary>LPIPS (lower is better)</summary>' in text
+    best = re.findall(r'<td class="best" data-label="(\w+)">([\d.]+)</td>', text)
+    assert set(best) == {('routed', '25.00'), ('routed', '0.7500'), ('routed', '0.2000')}
+    assert not Page(text).wrong
+
+
 def test_restored_pictures_need_no_measurement(tmp_path):
     """What ``restore --report`` has: files before and after, and decisions."""
     records = []

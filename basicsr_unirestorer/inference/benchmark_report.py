@@ -14,6 +14,13 @@ from basicsr_unirestorer.inference.report_pictures import Pictures, ReportEntry
 from basicsr_unirestorer.inference.restorer import Restorer
 from basicsr_unirestorer.inference.tables import MAIN, key_of
 
+MEANINGS = {
+    'root': 'is the expert that was trained on everything',
+    'routed': 'the expert that the router chose',
+    'by label': 'the expert of the true degradation',
+    'best node': 'the best of all experts for each picture by its true PSNR',
+    'regret': 'what the router lost against that one',
+}
 SHOWN = 30  # pictures are restored again for the page
 
 
@@ -59,10 +66,7 @@ def write_benchmark_report(
         'Device': facts['device'],
         'Versions': ', '.join(f'{name} {version}' for name, version in facts['versions'].items()),
     }
-    words = (
-        '"root" is the expert that was trained on everything, "routed" the expert that the router chose, "by label" '
-        'the expert of the true degradation, "best node" the best of all experts for each picture by its true PSNR.'
-    )
+    words = '; '.join(f'"{column}" {meaning}' for column, meaning in MEANINGS.items() if column in result.columns) + '.'
     records = [entry_of(result, case, row) for case, row in zip(result.cases, result.rows, strict=True)]
     tree = result.contest.tree
     title = title or f'Benchmark: {result.folder.name}'

@@ -128,16 +128,17 @@ def _reason(record: ReportEntry) -> str:
 def _tiles(records: Sequence[ReportEntry], columns: Sequence[str], tree: DegradationTree | None) -> str:
     used = {record.decision.expert for record in records}
     tiles = [('pictures', str(len(records)), '')]
-    routed = mean([record.psnr['routed'] for record in records if 'routed' in record.psnr])
-    if routed is not None:
-        before = mean([record.psnr['input'] for record in records if 'input' in record.psnr])
-        tiles += [('PSNR, input', number(before), 'dB'), ('PSNR, routed', number(routed), 'dB')]
-        if 'root' in columns:
-            root = mean([record.psnr['root'] for record in records if 'root' in record.psnr])
-            tiles.append(('PSNR, root expert', number(root), 'dB'))
-        regret = mean([record.psnr['regret'] for record in records if 'regret' in record.psnr])
-        if regret is not None:
-            tiles.append(('below the best expert', number(regret), 'dB'))
+    values = [r.psnr for r in records if 'routed' in r.psnr and np.isfinite(r.psnr['input'])]  # clean inputs apart
+    words = {
+        'input': 'PSNR, input',
+        'routed': 'PSNR, routed',
+        'root': 'PSNR, root expert',
+        'regret': 'below the best expert',
+    }
+    for column, what in words.items():
+        average = mean([own[column] for own in values if column in own])
+        if average is not None and column in columns:
+            tiles.append((what, number(average), 'dB'))
     tiles.append(('experts used', str(len(used)), f'of {len(tree.nodes)}' if tree else ''))
     if records:
         sure = median(record.decision.leaf_confidence for record in records)

@@ -143,8 +143,9 @@ def test_infinite_psnr_of_untouched_pictures_is_shown(tmp_path):
     clean = ReportEntry(
         'x', record(0).decision, record(0).pictures, 'clean', 'clean', {'input': float('inf'), 'routed': 55.0}
     )
-    text = page(tmp_path, [clean], columns=('input', 'routed'))
+    text = page(tmp_path, [clean, record(0)], columns=('input', 'routed'))
     assert '∞ → 55.00 dB' in text and 'nan' not in text
+    assert '<dt>PSNR, input</dt><dd>20.00<' in text  # the average of what was degraded
 
 
 def test_size_of_the_page_is_bounded_however_many_pictures(tmp_path, monkeypatch):

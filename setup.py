@@ -1,4 +1,4 @@
-"""Packaging of the plugin. The yml files of ``options/`` travel inside the wheel as ``basicsr_unirestorer/options``."""
+"""Packaging of the plugin. The files of ``options/`` travel inside the wheel as ``basicsr_unirestorer/options``."""
 
 import re
 from pathlib import Path
@@ -57,7 +57,7 @@ setup(
     package_dir={OPTIONS: 'options'},
     package_data={
         PACKAGE: [*(f'**/*.{suffix}' for suffix in ('yml', 'json', 'txt', 'gz', 'css', 'js')), 'zoo/**/*'],
-        OPTIONS: ['**/*.yml'],
+        OPTIONS: ['**/*.yml', 'slurm/*.sbatch'],
     },
     exclude_package_data={'': ['*.pyc']},
     install_requires=INSTALL_REQUIRES,

@@ -315,7 +315,23 @@ def _patch_dist_util(module: ModuleType) -> None:
 
         return init
 
+    def make_init_slurm(stock: Callable) -> Callable:
+
+        def init(backend, port=None):
+            from unittest import mock
+
+            import torch
+
+            if torch.cuda.is_available():
+                return stock(backend, port)
+            # stock divides by the number of GPUs: it shall find one, and choose it in vain
+            with mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
+                return stock('gloo', port)
+
+        return init
+
     _replace(module, '_init_dist_pytorch', make_init)
+    _replace(module, '_init_dist_slurm', make_init_slurm)
 
 
 # ------------------------------------------------------------------------------------------- prefetching in a thread
@@ -447,7 +463,9 @@ def _patch_options(module: ModuleType) -> None:
             main = sys.modules['__main__']
             if getattr(getattr(main, 'train_pipeline', None), '__module__', None) == '__main__':
                 _patch_train(main)  # BasicSR's train.py, run as a script
-            return stock(*args, **kwargs)
+            opt, parsed = stock(*args, **kwargs)
+            importlib.import_module('basicsr_unirestorer.clustering.expert_plan').take_chosen_experts(opt)
+            return opt, parsed
 
         return parse_options
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from basicsr_unirestorer import stopping
 from basicsr_unirestorer.errors import UniRestorerError
@@ -25,9 +25,15 @@ def launch(stage: Stage, argv: Sequence[str] | None, root: Path | None) -> int:
         root: Folder that receives ``experiments/``, ``results/`` and ``tb_logger/``; None is the current folder.
 
     Returns:
-        Exit code: 0 done, 1 failed, 130 interrupted. Wrong usage leaves through ``SystemExit(2)``, as argparse does.
+        Exit code: 0 done, or saved after SIGTERM; 1 failed; 130 interrupted; 143 terminated with nothing to save.
+        Wrong usage leaves through ``SystemExit(2)``, as argparse does.
     """
     try:
+        args = _parser(stage).parse_args(argv)
+        if stage == 'train' and args.dry_run:
+            return _dry_run(args, root)
+        if stage == 'train' and (args.gpus is not None or args.nproc is not None):
+            return _several_processes(args, root)
         run(stage, argv, root)
     except UniRestorerError as error:
         if os.environ.get('RANK', '0') == '0':  # all processes of torchrun stumble over the same thing
@@ -76,16 +82,88 @@ def run(stage: Stage, argv: Sequence[str] | None = None, root: Path | None = Non
         _close_logger()
 
 
+def _dry_run(args: argparse.Namespace, root: Path | None) -> int:
+    """Print what a training will cost."""
+    import json
+
+    import torch
+
+    from basicsr_unirestorer import register
+    from basicsr_unirestorer.preflight import check_options, read_options
+
+    opt = read_options(Path(args.opt), args.force_yml)
+    register()
+    here = {} if torch.cuda.is_available() or 'num_gpu' not in opt else {'num_gpu': 0}  # planned for another machine
+    check_options({**opt, **here}, is_train=True)
+    from basicsr_unirestorer.models.dry_run import dry_run
+    from basicsr_unirestorer.models.dry_run_text import dry_run_text
+
+    experiment = Path(root or Path.cwd(), 'experiments', opt['name']) if args.auto_resume else None
+    result = dry_run(opt, args.ranks or [1], experiment)
+    print(json.dumps(result, indent=1) if args.json else dry_run_text(result))
+    return 0
+
+
+def _several_processes(args: argparse.Namespace, root: Path | None) -> int:
+    """Start torchrun with what BasicSR's own parser takes."""
+    from basicsr_unirestorer.processes import gpu_numbers, start
+
+    gpus = None if args.gpus is None else gpu_numbers(args.gpus)
+    arguments = ['-opt', str(Path(args.opt).resolve())]
+    arguments += [flag for flag in ('--auto_resume', '--debug') if getattr(args, flag.strip('-'))]
+    arguments += ['--force_yml', *(args.force_yml or ()), f'num_gpu={int(gpus is not None)}']
+    return start(arguments, root, gpus, args.nproc if gpus is None else len(gpus))
+
+
+def _counts(text: str) -> list[int]:
+    numbers = [_count(part) for part in text.split(',')]
+    return sorted(set(numbers))
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
+
+
+class _TrainParser(argparse.ArgumentParser):
+    """Adds what ``unirestorer train`` does before BasicSR is asked; BasicSR's own parser never sees these arguments."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        several = self.add_mutually_exclusive_group()
+        several.add_argument('--gpus', metavar='0,1,...', help='train with one process on each of these GPUs')
+        several.add_argument('--nproc', type=_count, metavar='N', help='train with N processes on the CPU')
+        several.add_argument(
+            '--dry-run', action='store_true', help='run a step on random data and print memory, time and plan'
+        )
+        self.add_argument(
+            '--ranks',
+            type=_counts,
+            metavar='1,4,...',
+            help='processes that --dry-run plans for',
+        )
+        self.add_argument('--json', action='store_true', help='print what --dry-run finds as JSON')
+
+    def parse_args(self, *given: Any) -> argparse.Namespace:
+        args = super().parse_args(*given)
+        for name in ('gpus', 'nproc', 'dry_run'):
+            if args.launcher != 'none' and getattr(args, name):
+                self.error(f'--{name.replace("_", "-")} and --launcher exclude each other: take one of them')
+        if (args.ranks or args.json) and not args.dry_run:
+            self.error('--ranks and --json belong to --dry-run: add it')
+        return args
+
+
 def _parser(stage: Stage) -> argparse.ArgumentParser:
     """The arguments of ``basicsr/utils/options.py``, which parses them once more."""
     verb = {'train': 'Train what an option file describes', 'test': 'Test what an option file describes'}[stage]
-    parser = argparse.ArgumentParser(
+    parser = {'train': _TrainParser, 'test': argparse.ArgumentParser}[stage](
         prog=f'unirestorer {stage}',
         description=f'{verb}, with the trainer and the option files of BasicSR.',
         epilog=f'example: unirestorer {stage} -opt options/'
         + ('tiny/unirestorer_experts.yml --auto_resume' if stage == 'train' else 'tiny/unirestorer_test.yml')
-        + '   (several GPUs: torchrun --nproc_per_node=4 -m '
-        f'basicsr_unirestorer.{stage} -opt ... --launcher pytorch)',
+        + ('   (several GPUs: --gpus 0,1,2,3)' if stage == 'train' else ''),
     )
     parser.add_argument('-opt', required=True, metavar='YML', help='option file')
     parser.add_argument(

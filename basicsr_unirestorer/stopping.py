@@ -10,9 +10,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAVING_PROCESSES = 'UNIRESTORER_SAVING_PROCESSES'  # names a folder where processes that save when told to end say so
 _received: list[int] = []
 _stock: dict[int, object] = {}
 
@@ -24,10 +26,20 @@ def install() -> None:
         for number in SIGNALS:
             if number not in _stock:
                 _stock[number] = signal.signal(number, _note)
+        for path in _own_file():
+            path.touch()
+
+
+def _own_file() -> list[Path]:
+    """Return the file that tells the launcher of this process; none without such a launcher."""
+    folder = os.environ.get(SAVING_PROCESSES)
+    return [Path(folder, str(os.getpid()))] if folder and os.path.isdir(folder) else []
 
 
 def restore() -> None:
     """Handle the signals again as before ``install``."""
+    for path in _own_file():
+        path.unlink(missing_ok=True)
     for number in list(_stock):
         signal.signal(number, _stock.pop(number))
     _received.clear()

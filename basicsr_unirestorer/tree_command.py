@@ -40,7 +40,12 @@ def show_main(argv: list[str]) -> int:
     parser.add_argument('--picture', type=Path, metavar='FILE', help='draw the tree into a PNG, too')
     parser.add_argument('--complexity', action='store_true', help='parameters and MACs of the networks of a bundle')
     parser.add_argument('--size', type=int, default=256, help='side of the picture that MACs are counted for')
+    parser.add_argument('--progress', action='store_true', help='how far the experts of an experiment (PATH) are')
     args = parser.parse_args(argv)
+    if args.progress:
+        from basicsr_unirestorer.expert_progress import print_progress
+
+        return print_progress(Path(args.path), args.json)
     if args.complexity:
         return _print_complexity(args)
     tree = DegradationTree.load(args.path)
@@ -77,17 +82,22 @@ def _print_complexity(args: argparse.Namespace) -> int:
 
 def tree_lines(tree: DegradationTree) -> list[str]:
     """Draw a tree as lines of text: name, samples, labels with their shares, commonest captions."""
+    return drawn(tree, lambda node_id: describe(tree, node_id))
+
+
+def drawn(tree: DegradationTree, describe: Callable[[int], str]) -> list[str]:
+    """Draw a tree as lines of text, each node as ``describe`` writes its id; the first word is the node's name."""
 
     def below(node_id: int, indent: str) -> list[str]:
         lines = []
         children = tree.children(node_id)
         for child in children:
             last = child == children[-1]
-            lines.append(f'{indent}{"└── " if last else "├── "}{describe(tree, child)}')
+            lines.append(f'{indent}{"└── " if last else "├── "}{describe(child)}')
             lines += below(child, indent + ('    ' if last else '│   '))
         return lines
 
-    return [describe(tree, 0), *below(0, '')]
+    return [describe(0), *below(0, '')]
 
 
 def describe(tree: DegradationTree, node_id: int) -> str:

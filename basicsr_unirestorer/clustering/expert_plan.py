@@ -63,6 +63,32 @@ def _check_share(share: Any, most: float, where: str) -> None:
         raise OptionError(f'{where} is {share!r}; give a number from 0 to {most}.')
 
 
+def take_chosen_experts(opt: Mapping[str, Any]) -> None:
+    """Hand ``train.experts``, the only nodes to train, on to ``expert_batch`` of the training set, which plans steps.
+
+    Args:
+        opt: Options of any stage; where ``train.experts`` is given, the training set's are changed in place.
+
+    Raises:
+        OptionError: ``train.experts`` is no list of names, stands in another stage, or ``expert_batch.experts`` says
+            something else.
+    """
+    chosen = (opt.get('train') or {}).get('experts')
+    if chosen is None:
+        return
+    if not isinstance(chosen, (list, tuple)) or not chosen or not all(isinstance(name, str) for name in chosen):
+        raise OptionError(f"train.experts is {chosen!r}; give a list of nodes, e.g. ['l1_03'], or leave it out.")
+    batch = opt['datasets'].get('train', {}).get('expert_batch')
+    if not batch:
+        raise OptionError('train.experts needs datasets.train.expert_batch; see options/unirestorer_experts.yml.')
+    inner = batch.get('experts')
+    if inner is not None and sorted(inner) != sorted(chosen):
+        raise OptionError(
+            f'train.experts is {list(chosen)}, but datasets.train.expert_batch.experts is {list(inner)}; write one.'
+        )
+    batch['experts'] = list(chosen)
+
+
 def steps_of_experts(tree: DegradationTree, batch_options: Mapping[str, Any]) -> dict[str, int]:
     """Return each expert's training steps by node name, in training order: coarse to fine.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHARING_COST = 1.05  # exchanging gradients is not free: a share must pay for it
 
@@ -88,12 +88,38 @@ def _place(
         # where it begins first; of processes that would wait for the parent, the one that has to wait the least
         ranks = sorted(range(num_ranks), key=lambda rank: (max(free[rank], ready), -free[rank], rank))[:share]
         start = max(ready, *(free[rank] for rank in ranks))
-        part = 1.0 if share == 1 else SHARING_COST * -(-batch_size // share) / batch_size
-        ends[name] = start + costs[name] * part
+        ends[name] = start + costs[name] * part_of_cost(share, batch_size)
         for rank in ranks:
             free[rank] = ends[name]
         stints.append(Stint(name, tuple(sorted(ranks)), start, ends[name]))
     return stints, [round(end, 6) for end in sorted(free, reverse=True)]
+
+
+def part_of_cost(share: int, batch_size: int) -> float:
+    """Return what an expert takes where ``share`` processes share its batches, compared to one process alone."""
+    return 1.0 if share == 1 else SHARING_COST * -(-batch_size // share) / batch_size
+
+
+def retimed(
+    stints: Sequence[Stint], durations: Mapping[str, float], parents: Mapping[str, str | None], batch_size: int
+) -> list[Stint]:
+    """Return a schedule as it comes out where experts take other times than it was made for.
+
+    Args:
+        stints: The schedule; who trains what, and in which order, stays.
+        durations: What each expert takes one process.
+        parents: As of ``schedule``.
+        batch_size: Samples of a batch.
+    """
+    free: dict[int, float] = {}
+    ends: dict[str | None, float] = {}
+    placed = []
+    for stint in stints:
+        start = max(ends.get(parents.get(stint.name), 0.0), *(free.get(rank, 0.0) for rank in stint.ranks))
+        ends[stint.name] = start + durations[stint.name] * part_of_cost(len(stint.ranks), batch_size)
+        free.update(dict.fromkeys(stint.ranks, ends[stint.name]))
+        placed.append(replace(stint, start=start, end=ends[stint.name]))
+    return placed
 
 
 def stints_of(stints: Sequence[Stint], rank: int) -> list[Stint]:
@@ -104,3 +130,9 @@ def stints_of(stints: Sequence[Stint], rank: int) -> list[Stint]:
 def busy(stints: Sequence[Stint], num_ranks: int) -> list[float]:
     """Return how long each process trains, in units of cost."""
     return [sum(stint.end - stint.start for stint in stints_of(stints, rank)) for rank in range(num_ranks)]
+
+
+def balance(stints: Sequence[Stint], num_ranks: int) -> float:
+    """Return how much longer than the mean the busiest process trains: 1 where all train equally long."""
+    times = busy(stints, num_ranks)
+    return max(times) / (sum(times) / num_ranks) if any(times) else 1.0

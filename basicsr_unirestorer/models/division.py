@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -45,17 +47,27 @@ def step_costs(experts: Mapping, tree: DegradationTree, names: list[str], size: 
         names: Nodes that are asked for.
         size: Side of a training crop in pixels.
     """
-    every = {name: expert_options(experts, tree.nodes[tree.node_id(name)]) for name in names}
-    # factors cost about what their base costs
-    options = {name: {k: v for k, v in own.items() if k != 'lora'} for name, own in every.items()}
-    kinds = {str(option): option for option in options.values()}
-    if len(kinds) < 2:
+    options = {name: _plain(expert_options(experts, tree.nodes[tree.node_id(name)])) for name in names}
+    if len(set(map(json.dumps, options.values()))) < 2:
         return dict.fromkeys(names, 1.0)
+    return {name: float(network_macs(option, size)) for name, option in options.items()}
+
+
+def network_macs(options: Mapping, size: int) -> int:
+    """Return the multiply-accumulates of an expert for one sample; LoRA factors cost about what their base costs."""
+    return _count(json.dumps(_plain(options)), size)
+
+
+def _plain(options: Mapping) -> dict:
+    return {key: value for key, value in options.items() if key != 'lora'}
+
+
+@lru_cache(maxsize=64)
+def _count(options: str, size: int) -> int:
     from basicsr_unirestorer.inference.complexity import count_macs
 
     lq = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    macs = {kind: count_macs(seeded_network(option, 0, 'cost').eval(), lq) for kind, option in kinds.items()}
-    return {name: float(macs[str(option)]) for name, option in options.items()}
+    return count_macs(seeded_network(json.loads(options), 0, 'cost').eval(), lq)
 
 
 def divide(

@@ -18,10 +18,12 @@ from torch import distributed as dist
 from basicsr_unirestorer import stopping
 from basicsr_unirestorer.archs.building import check_experts, load_params
 from basicsr_unirestorer.archs.node_expert import build_expert
+from basicsr_unirestorer.clustering.expert_plan import steps_of_experts
 from basicsr_unirestorer.clustering.expert_schedule import stints_of
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
 from basicsr_unirestorer.expert_files import ExpertFiles, read_checkpoint
+from basicsr_unirestorer.expert_progress import write_plan
 from basicsr_unirestorer.models.division import Division, agreed_division
 from basicsr_unirestorer.models.expert_training import ExpertTraining
 from basicsr_unirestorer.models.expert_watch import ExpertWatch
@@ -81,13 +83,16 @@ class UniRestorerExpertsModel(SRModel):
         check_experts(opt.get('experts') or {}, dataset.tree)
         plan = dataset.plan
         steps = dict(zip(plan.nodes, plan.steps, strict=True))
-        if int(opt['train']['total_iter']) != plan.total:
+        whole = steps_of_experts(dataset.tree, {**dataset.opt['expert_batch'], 'experts': None})
+        if int(opt['train']['total_iter']) not in (plan.total, sum(whole.values())):  # of the chosen experts, or of all
             raise OptionError(
                 f'train.total_iter is {opt["train"]["total_iter"]}, but steps_per_level asks for {plan.total} steps '
                 f'over {len(steps)} experts; write total_iter: {plan.total}.'
             )
         division = agreed_division(opt, dataset.tree, steps)
         opt['division'] = division
+        if opt['rank'] == 0:
+            write_plan(Path(opt['path']['experiments_root']), dataset.opt['tree'], whole, division)
         order = []
         for stint in stints_of(division.stints, opt['rank']):
             first = plan.first_step(stint.name)

@@ -451,25 +451,26 @@ def _patch_train(module: ModuleType) -> None:
 
         return create_train_val_dataloader
 
+    _replace(module, 'parse_options', _make_parse_options)  # imported by name, before it could be patched
     _replace(module, 'load_resume_state', make_load_resume_state)
     _replace(module, 'create_train_val_dataloader', make_create_loaders)
 
 
+def _make_parse_options(stock: Callable) -> Callable:
+
+    def parse_options(*args, **kwargs):
+        main = sys.modules['__main__']
+        if getattr(getattr(main, 'train_pipeline', None), '__module__', None) == '__main__':
+            _patch_train(main)  # BasicSR's train.py, run as a script
+        opt, parsed = stock(*args, **kwargs)
+        importlib.import_module('basicsr_unirestorer.clustering.expert_plan').take_chosen_experts(opt)
+        return opt, parsed
+
+    return parse_options
+
+
 def _patch_options(module: ModuleType) -> None:
-
-    def make_parse_options(stock: Callable) -> Callable:
-
-        def parse_options(*args, **kwargs):
-            main = sys.modules['__main__']
-            if getattr(getattr(main, 'train_pipeline', None), '__module__', None) == '__main__':
-                _patch_train(main)  # BasicSR's train.py, run as a script
-            opt, parsed = stock(*args, **kwargs)
-            importlib.import_module('basicsr_unirestorer.clustering.expert_plan').take_chosen_experts(opt)
-            return opt, parsed
-
-        return parse_options
-
-    _replace(module, 'parse_options', make_parse_options)
+    _replace(module, 'parse_options', _make_parse_options)
 
 
 # (module that must have been reached, module to patch, patch), in the order in which BasicSR imports its parts

@@ -132,10 +132,10 @@ def test_train_experts_is_the_place_to_choose_nodes(smoke_demo, tmp_path):
 
 
 def test_chosen_experts_reach_the_data():
-    opt = {'datasets': {'train': {'expert_batch': {}}}, 'train': {'experts': ['l1_03']}}
+    opt = {'datasets': {'train': {'expert_batch': {'batch_size': 8}}}, 'train': {'experts': ['l1_03']}}
     take_chosen_experts(opt)
     take_chosen_experts(opt)  # once more does no harm
-    assert opt['datasets']['train']['expert_batch'] == {'experts': ['l1_03']}
+    assert opt['datasets']['train']['expert_batch'] == {'batch_size': 8, 'experts': ['l1_03']}
     with pytest.raises(OptionError, match='write one'):
         take_chosen_experts({**opt, 'train': {'experts': ['l1_04']}})
     with pytest.raises(OptionError, match='needs datasets.train.expert_batch'):
@@ -143,6 +143,20 @@ def test_chosen_experts_reach_the_data():
     for none in ([], 'l1_03', [3]):
         with pytest.raises(OptionError, match='give a list of nodes'):
             take_chosen_experts({**opt, 'train': {'experts': none}})
+
+
+def test_every_door_takes_chosen_experts(registered, tmp_path, monkeypatch):
+    """BasicSR's train.py holds the parser by name; run as a script, it takes the one of the module."""
+    import basicsr.train
+    import basicsr.utils.options
+
+    path = tmp_path / 'x.yml'
+    batch = 'datasets: {train: {expert_batch: {batch_size: 8}}}'
+    path.write_text(f"name: x\nnum_gpu: 0\n{batch}\npath: {{}}\nlogger: {{}}\ntrain: {{experts: ['l1_03']}}\n")
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(path)])
+    for parse_options in (basicsr.train.parse_options, basicsr.utils.options.parse_options):
+        opt, _ = parse_options(str(tmp_path))
+        assert opt['datasets']['train']['expert_batch']['experts'] == ['l1_03']
 
 
 # ------------------------------------------------------------------------------------------------- Slurm

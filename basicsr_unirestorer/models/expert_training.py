@@ -164,8 +164,8 @@ class ExpertTraining:
         what = f'expert {self.name} at its step {self.step} became {loss} (samples {", ".join(sample_ids)})'
         if self.bad_steps >= self.options.get('max_bad_steps', 5):
             raise UniRestorerError(
-                f'The loss of {what}, the last of {self.bad_steps} such steps in a row; lower train.optim_g.lr and resume '
-                'from the last checkpoint with --auto_resume.'
+                f'The loss of {what}, the last of {self.bad_steps} such steps in a row; lower train.optim_g.lr and '
+                'resume from the last checkpoint with --auto_resume.'
             )
         LOGGER.warning(f'The loss or gradient of {what}; the step is skipped.')
 

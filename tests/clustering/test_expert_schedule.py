@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from torch.testing import assert_close
 
-from basicsr_unirestorer.clustering.expert_schedule import busy, schedule, stints_of
+from basicsr_unirestorer.clustering.expert_schedule import Stint, balance, busy, retimed, schedule, stints_of
 
 
 def release(steps=(300.0, 150.0, 100.0)) -> tuple[dict[str, float], dict[str, str | None]]:
@@ -81,3 +82,18 @@ def test_more_processes_than_experts_share_them():
     stints = schedule({'l0_00': 8.0}, {'l0_00': None}, 4, 8)
     assert stints[0].ranks == (0, 1, 2, 3) and stints[0].end < 8.0 / 4 * 1.1
     assert len(schedule({'l0_00': 8.0}, {'l0_00': None}, 4, 1)[0].ranks) == 1
+
+
+def test_retimed_with_its_own_costs_is_the_same_schedule():
+    costs = {'l0_00': 8.0, **{f'l1_{i:02d}': 3.0 + i for i in range(5)}}
+    parents = {name: None if name == 'l0_00' else 'l0_00' for name in costs}
+    stints = schedule(costs, parents, 4, 8)
+    again = retimed(stints, costs, parents, 8)
+    assert [(s.name, s.ranks) for s in again] == [(s.name, s.ranks) for s in stints]
+    assert_close([t for s in again for t in (s.start, s.end)], [t for s in stints for t in (s.start, s.end)])
+
+
+def test_balance_is_busiest_by_mean():
+    stints = [Stint('l0_00', (0, 1), 0.0, 2.0), Stint('l1_00', (0,), 2.0, 6.0)]
+    assert busy(stints, 2) == [6.0, 2.0] and balance(stints, 2) == 1.5
+    assert balance([], 3) == 1.0

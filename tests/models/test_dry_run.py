@@ -7,10 +7,8 @@ import json
 import numpy as np
 import pytest
 import yaml
-from torch.testing import assert_close
 
 from basicsr_unirestorer import train as train_door
-from basicsr_unirestorer.clustering.expert_schedule import Stint, balance, busy, retimed, schedule
 from basicsr_unirestorer.clustering.tree import DegradationTree, Node
 from basicsr_unirestorer.option_files import options_dir
 from basicsr_unirestorer.preflight import read_options
@@ -119,21 +117,3 @@ def test_wrong_options_end_in_a_sentence(changes, message, tmp_path, capsys, reg
     options = write_options(tmp_path, small_options(**changes))
     assert train_door.main(['-opt', str(options), '--dry-run'], root=tmp_path) == 1
     assert_one_sentence(capsys.readouterr().err, message)
-
-
-# ------------------------------------------------------------------------------------------------- times of a plan
-
-
-def test_retimed_with_its_own_costs_is_the_same_schedule():
-    costs = {'l0_00': 8.0, **{f'l1_{i:02d}': 3.0 + i for i in range(5)}}
-    parents = {name: None if name == 'l0_00' else 'l0_00' for name in costs}
-    stints = schedule(costs, parents, 4, 8)
-    again = retimed(stints, costs, parents, 8)
-    assert [(s.name, s.ranks) for s in again] == [(s.name, s.ranks) for s in stints]
-    assert_close([t for s in again for t in (s.start, s.end)], [t for s in stints for t in (s.start, s.end)])
-
-
-def test_balance_is_busiest_by_mean():
-    stints = [Stint('l0_00', (0, 1), 0.0, 2.0), Stint('l1_00', (0,), 2.0, 6.0)]
-    assert busy(stints, 2) == [6.0, 2.0] and balance(stints, 2) == 1.5
-    assert balance([], 3) == 1.0

@@ -121,7 +121,7 @@ def torchrun(argv: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # its report of a failed process is longer than what the process has said itself
     try:
         run.run(run.parse_args(list(argv)))
     except ChildFailedError as error:

@@ -105,7 +105,8 @@ def test_stages_fit_together(folder):
         samples = ('dataroot_gt', 'recipe', 'variants', 'sources', 'seed')
         assert [data.get(key) for key in samples] == [built_on.get(key) for key in samples]
         assert Path(data['tree']).parent == Path('experiments') / stage['clustering']['name']
-    assert stage['routing']['experts']['default'] == stage['experts']['experts']['default']
+    for key in ('default', 'by_label'):
+        assert stage['routing']['experts'].get(key) == stage['experts']['experts'].get(key)
     assert stage['routing']['encoder'] == stage['clustering']['encoder']
     trained = {key: value for key, value in stage['routing']['encoder'].items() if key != 'weights'}
     assert trained == stage['encoder']['network_g']

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -58,12 +60,14 @@ def test_regret_measures_once_and_then_needs_no_expert(smoke_demo, tmp_path, mea
     log = log_of(tmp_path)
     assert '50 samples measured, 10 of them without leaf' in log and 'Held out, ' in log
     first = latest_weights(tmp_path, 'demo_routing')
+    time.sleep(1.1)  # BasicSR names the experiment that it sets aside by the second
     opt['train']['optim_g']['lr'] = 1e-4  # another training on the same table
     assert train(tmp_path, opt) == 0
     assert measured == [50]
     second = latest_weights(tmp_path, 'demo_routing')
     key = 'leaf_gate.weight'
     assert not torch.equal(first['net_g_latest.pth']['params'][key], second['net_g_latest.pth']['params'][key])
+    time.sleep(1.1)
     opt['train']['expert_size'] = 8
     assert train(tmp_path, opt) == 0
     assert measured == [50, 50]

@@ -33,6 +33,15 @@ def run(folder: Path, *command: str | Path) -> str:
     return done.stderr
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Compute here as the processes do: sums over several threads differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='module')
 def family(smoke_demo) -> list[str]:
     """The root, three of its children and the first child of two of these."""

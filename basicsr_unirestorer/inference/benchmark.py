@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
         'protocols', nargs='*', metavar='PROTOCOL', help='test protocols by name, or yml files (--list)'
     )
     parser.add_argument('-opt', help='option file, for data sets of your own and rivals')
-    parser.add_argument('-b', '--bundle', help='bundle folder (default: demo_output/bundle, if it is there)')
+    parser.add_argument('-b', '--bundle', help='bundle folder (default: the one that ships with us)')
     parser.add_argument(
         '--data',
         action='append',
@@ -205,9 +205,9 @@ def options_of(args: argparse.Namespace) -> dict:
     if named:
         opt['protocols'] = named
     if not opt.get('bundle') and not args.opt:
-        from basicsr_unirestorer.inference.restore_command import default_bundle
+        from basicsr_unirestorer.inference.bundle import SHIPPED_BUNDLE
 
-        opt['bundle'] = str(default_bundle())
+        opt['bundle'] = str(SHIPPED_BUNDLE)
     return opt
 
 

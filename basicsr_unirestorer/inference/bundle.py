@@ -12,10 +12,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -25,6 +27,7 @@ from basicsr_unirestorer.archs.node_expert import loaded_expert
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.errors import DataError, OptionError, TreeMismatchError, did_you_mean
 
+SHIPPED_BUNDLE = Path(__file__).resolve().parent.parent / 'zoo' / 'universal_small'
 FORMAT_VERSION = 1
 PRECISIONS = {'fp32': None, 'fp16': torch.float16}  # of the stored weights; None: as they come
 # what bundle.yml holds beside its format
@@ -270,9 +273,10 @@ class Bundle:
         return loaded_expert(self.content['experts'][name], self._read(part), lambda: self._read(base), part, source)
 
     def expert_size(self, name: str) -> int:
-        """Return about how many bytes of memory one node's expert takes: those of its file, or of its base's."""
+        """Return how many bytes of memory one node's expert takes: it computes in float32, however it is stored."""
         holder = self.tree.nodes[0].name if 'lora' in self.content['experts'][name] else name
         try:
-            return (self.folder / f'experts/{holder}.safetensors').stat().st_size
-        except OSError:  # reading it will say so
+            with safe_open(self.folder / f'experts/{holder}.safetensors', 'pt') as file:  # reads the heading alone
+                return 4 * sum(prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError):  # reading it will say so
             return 0

@@ -12,21 +12,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from basicsr_unirestorer.errors import OptionError
+from basicsr_unirestorer.inference.bundle import SHIPPED_BUNDLE
 from basicsr_unirestorer.inference.restore_files import Record, restore_files
 from basicsr_unirestorer.inference.restore_plan import plan_files
 from basicsr_unirestorer.inference.restorer import PRECISIONS, Restorer
-
-DEFAULT_BUNDLE = Path('demo_output/bundle')
-
-
-def default_bundle() -> Path:
-    """Return the bundle of a demo that ran in the current folder; raises OptionError where there is none."""
-    if not (DEFAULT_BUNDLE / 'bundle.yml').is_file():
-        raise OptionError(
-            f'No bundle is given and there is none in {DEFAULT_BUNDLE}; give --bundle FOLDER, or run `unirestorer '
-            'demo` here to train a small one.'
-        )
-    return DEFAULT_BUNDLE
 
 
 def line(record: Record) -> str:
@@ -54,7 +43,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument('input', nargs='+', help="pictures, folders, patterns such as 'photos/**/*.png'")
     parser.add_argument('output', type=Path, help='folder to write or, for one picture, its file')
-    parser.add_argument('-b', '--bundle', type=Path, help=f'bundle folder (default: {DEFAULT_BUNDLE}, if it is there)')
+    parser.add_argument('-b', '--bundle', type=Path, help='bundle folder (default: the one that ships with us)')
     choice = parser.add_argument_group('which expert')
     choice.add_argument(
         '--mode', choices=('auto', 'instruction'), help='default: instruction if labels are given, else auto'
@@ -85,7 +74,7 @@ def restorer_of(args: argparse.Namespace) -> Restorer:
     if labels and args.mode == 'auto':
         raise OptionError('--labels are given but --mode auto looks at the picture alone; leave out one of them.')
     return Restorer.from_bundle(
-        args.bundle or default_bundle(),
+        args.bundle or SHIPPED_BUNDLE,
         'instruction' if labels else args.mode or 'auto',
         labels,
         args.device,

@@ -14,6 +14,7 @@ from skimage import data
 import basicsr_unirestorer
 from basicsr_unirestorer.degradations import DegradationRecipe, degrade, sample_rng
 from basicsr_unirestorer.inference.bundle import Bundle
+from basicsr_unirestorer.inference.expert_bank import size_in_bytes
 from basicsr_unirestorer.inference.restorer import Restorer
 
 FOLDER = Path(basicsr_unirestorer.__file__).parent / 'zoo' / 'universal_small'
@@ -45,6 +46,11 @@ def test_is_small_and_in_half_precision():
     assert len(weights) == len(Bundle(FOLDER).tree.nodes) + 2
     for path in weights:
         assert {value.dtype for value in load_file(path).values() if value.is_floating_point()} == {torch.float16}
+
+
+def test_the_memory_of_an_expert_is_known_before_it_is_loaded(registered):
+    bundle = Bundle(FOLDER)
+    assert bundle.expert_size('l1_01') == size_in_bytes(bundle.expert('l1_01'))
 
 
 def test_every_network_loads_and_computes_in_float32(registered):
@@ -87,5 +93,5 @@ def test_restores_what_the_command_gives_it(picture, tmp_path):
 
     lq = degraded(picture, noise={'sigma_255': 25})
     cv2.imwrite(str(tmp_path / 'lq.png'), lq[..., ::-1])
-    assert main([str(tmp_path / 'lq.png'), str(tmp_path / 'out.png'), '--bundle', str(FOLDER)]) == 0
+    assert main([str(tmp_path / 'lq.png'), str(tmp_path / 'out.png')]) == 0  # it is the default
     assert psnr(cv2.imread(str(tmp_path / 'out.png'))[..., ::-1], picture) >= psnr(lq, picture) + 9

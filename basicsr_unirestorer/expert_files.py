@@ -29,12 +29,15 @@ class ExpertFiles:
     root: Path
 
     def finished(self, name: str) -> Path:
+        """Return the file of a finished expert, whether it is there or not."""
         return self.root / 'models' / f'net_{name}_latest.pth'
 
     def weights(self, name: str, step: int) -> Path:
+        """Return the file of an expert's weights after so many of its steps."""
         return self.root / 'models' / f'net_{name}_{step}.pth'
 
     def state(self, name: str, step: int) -> Path:
+        """Return the file of what else an expert's training needs after so many of its steps."""
         return self.root / 'training_states' / f'{name}_{step}.state'
 
     def checkpoints(self, name: str) -> list[int]:

@@ -111,9 +111,8 @@ class UniRestorer(nn.Module):
         self.tree = self.bundle.tree
         self.mode = mode
         self.labels = tuple(labels or ())
-        self.tree.leaf_mask(
-            self.labels
-        ) if self.labels else None  # an unknown label fails here, not at the first picture
+        if self.labels:
+            self.tree.leaf_mask(self.labels)  # an unknown label fails here, not at the first picture
         if not isinstance(top_k, int) or not 1 <= top_k <= len(self.tree.nodes):
             raise OptionError(
                 f'top_k is {top_k!r}, but this tree has {len(self.tree.nodes)} nodes; write a whole number from 1 '

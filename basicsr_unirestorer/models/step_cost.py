@@ -49,16 +49,19 @@ class Cost:
 
 
 def random_batch(samples: int, size: int) -> Tensor:
+    """Return noise in the place of pictures, shape (samples, 3, size, size), [0, 1], always the same."""
     return torch.rand(samples, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def optimizer_maker(opt: Mapping) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """Return a function that makes the optimizer of ``train.optim_g``; raises OptionError for an unknown type."""
     optim = dict(opt['train']['optim_g'])
     kind = optim.pop('type')
     return lambda parameters: BaseModel.get_optimizer(None, kind, parameters, **optim)
 
 
 def size_of(tensors: Sequence[Tensor]) -> int:
+    """Return the bytes that tensors take together."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -111,22 +112,18 @@ def test_stopped_benchmark_goes_on_where_it_stopped(smoke_demo, clean_folder, tm
     assert counted == []
 
 
+def clean_protocol(pictures: Path, demo: Path) -> list[str]:
+    """Return the command that measures what the demo's bundle does to clean pictures."""
+    return ['benchmark', 'clean', '--data', str(pictures), '--bundle', str(demo / 'bundle')]
+
+
 def test_damaged_picture_is_one_sentence_and_costs_nothing(
     smoke_demo, clean_folder, tmp_path, monkeypatch, capsys, counted
 ):
     monkeypatch.chdir(tmp_path)
     whole = (clean_folder / '1.png').read_bytes()
     (clean_folder / '1.png').write_bytes(whole[:200])
-    argv = [
-        'benchmark',
-        'clean',
-        '--data',
-        str(clean_folder),
-        '--bundle',
-        str(smoke_demo / 'bundle'),
-        '--oracle',
-        'none',
-    ]
+    argv = [*clean_protocol(clean_folder, smoke_demo), '--oracle', 'none']
     assert cli.main(argv) == 1
     assert '1.png cannot be read as a picture' in capsys.readouterr().err.splitlines()[-1]
     (clean_folder / '1.png').write_bytes(whole)
@@ -136,7 +133,7 @@ def test_damaged_picture_is_one_sentence_and_costs_nothing(
 def test_ctrl_c_says_that_nothing_is_lost(smoke_demo, clean_folder, tmp_path, monkeypatch, capsys, counted):
     monkeypatch.chdir(tmp_path)
     counted[:] = ['stop']
-    argv = ['benchmark', 'clean', '--data', str(clean_folder), '--bundle', str(smoke_demo / 'bundle')]
+    argv = clean_protocol(clean_folder, smoke_demo)
     assert cli.main(argv) == 130
     assert 'what was measured is kept, and the same command goes on' in capsys.readouterr().err
 
@@ -167,16 +164,7 @@ def test_clipped_and_unclipped_noise_reach_the_networks(smoke_demo, clean_folder
 
 def test_clean_pictures_are_compared_with_themselves(smoke_demo, clean_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    argv = [
-        'benchmark',
-        'clean',
-        '--data',
-        str(clean_folder),
-        '--bundle',
-        str(smoke_demo / 'bundle'),
-        '--oracle',
-        'all',
-    ]
+    argv = [*clean_protocol(clean_folder, smoke_demo), '--oracle', 'all']
     assert cli.main([*argv, '--report', '--json']) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary == json.loads((tmp_path / 'results' / 'benchmark' / 'summary.json').read_text())
@@ -256,6 +244,6 @@ def test_wrong_options_are_one_sentence(smoke_demo, tmp_path, monkeypatch, capsy
 def test_wrong_commands_are_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert_refused(capsys, ['benchmark', '-opt', 'nowhere.yml'], 'nowhere.yml')
-    assert_refused(capsys, ['benchmark', 'clean'], 'No bundle is given')
+    assert_refused(capsys, ['benchmark', 'clean'], "Protocol 'clean' needs the folder")  # the bundle is there
     assert_refused(capsys, ['benchmark', 'clean', '--data', 'cleen=x'], "--data names 'cleen', which is none of")
     assert_refused(capsys, ['benchmark', '--bundle', 'x'], 'Nothing to measure')

@@ -2,7 +2,8 @@
 #   make demo       every stage on a few small pictures
 #   make test       the test suite
 #   make test-full  also the slow tests: networks of release size, a 4.5 GB release (10 GB of disk, 12 GB of memory)
-#   make bench      speed and memory as ratios: networks, first picture (10 GB of disk), LMDBs written and read
+#   make bench      speed and memory as ratios: networks, first picture (10 GB of disk), LMDBs written and read,
+#                   experts trained, pictures restored
 #   make lint       ruff
 # Another Python: make test PYTHON=python3.12
 
@@ -34,6 +35,8 @@ bench: venv
 	$(BIN)/python -m tests.benchmarks.first_picture
 	$(BIN)/python -m tests.benchmarks.lmdb_writing
 	$(BIN)/python -m tests.benchmarks.reading
+	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.restoring
 
 lint: venv
 	$(BIN)/ruff check .

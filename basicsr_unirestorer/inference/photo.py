@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+import tifffile
+from PIL import Image, UnidentifiedImageError
 
 from basicsr_unirestorer.errors import DataError
 from basicsr_unirestorer.image_files import decoding_errors, read_bytes, refuse_zeros_at_end
@@ -67,9 +69,13 @@ def stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def picture_size(path: str | Path) -> int:
     """Return how many pixels a picture file says it has, without decoding it; 0 where it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            return picture.width * picture.height
-    except Exception:  # whatever Pillow raises for broken files; reading it will tell
+        try:
+            with Image.open(path) as picture:
+                return picture.width * picture.height
+        except UnidentifiedImageError:
+            with tifffile.TiffFile(path) as file:
+                return file.pages[0].imagewidth * file.pages[0].imagelength
+    except Exception:  # whatever the libraries raise for broken files; reading it will tell
         return 0
 
 
@@ -81,7 +87,20 @@ def read_photo(path: str | Path) -> Photo:
             more than four channels, numbers beyond 16 bit.
     """
     content = read_bytes(path)
-    with decoding_errors(content, path), Image.open(io.BytesIO(content)) as picture:
+    with decoding_errors(content, path):
+        try:
+            picture = Image.open(io.BytesIO(content))
+        except UnidentifiedImageError:
+            photo = _deep_grey_alpha(content, path)
+            if photo is None:
+                raise
+            return photo
+        return _photo(picture, content, path)
+
+
+def _photo(picture: Image.Image, content: bytes, path: str | Path) -> Photo:
+    """Decode a picture that Pillow has opened; errors as in ``read_photo``, or whatever decoding raises."""
+    with picture:
         _refuse(picture, path)
         deep = _is_deep(picture)
         orientation = _orientation(picture)
@@ -116,11 +135,15 @@ def _refuse(picture: Image.Image, path: str | Path) -> None:
     mode = 'I' if bits > 16 and picture.mode != 'F' else picture.mode
     if mode in NAMES and not (picture.mode == 'I' and picture.format == 'PNG'):
         raise DataError(f'{path} holds {NAMES[mode]}; save it as RGB or grey, in 8 or 16 bit.')
-    needed, free = NEED * picture.width * picture.height * len(picture.getbands()), free_memory()
+    _refuse_too_large(path, picture.width, picture.height, len(picture.getbands()))
+
+
+def _refuse_too_large(path: str | Path, width: int, height: int, pixel_bytes: int) -> None:
+    needed, free = NEED * width * height * pixel_bytes, free_memory()
     if needed > free:
         raise DataError(
-            f'{path} has {picture.width} x {picture.height} pixels, which take about {needed / 2**30:.1f} GiB to '
-            f'decode, but {free / 2**30:.1f} GiB of memory are free; cut it into parts.'
+            f'{path} has {width} x {height} pixels, which take about {needed / 2**30:.1f} GiB to decode, but '
+            f'{free / 2**30:.1f} GiB of memory are free; cut it into parts.'
         )
 
 
@@ -130,15 +153,23 @@ def _is_deep(picture: Image.Image) -> bool:
 
 
 def _orientation(picture: Image.Image) -> int:
-    value = picture.getexif().get(ORIENTATION, 1)
-    return value if value in range(1, 9) else 1
+    return _valid(picture.getexif().get(ORIENTATION))
+
+
+def _valid(orientation: object) -> int:
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _exif(picture: Image.Image) -> bytes | None:
     """Return the EXIF block; of a TIFF, whose tags also describe how it is stored, the texts and the orientation."""
     if picture.format != 'TIFF':
         return picture.info.get('exif') or None
-    exif, tags = Image.Exif(), picture.getexif()
+    return _texts(picture.getexif())
+
+
+def _texts(tags: Mapping[int, object]) -> bytes | None:
+    """Return an EXIF block of the texts and the orientation among a TIFF's tags."""
+    exif = Image.Exif()
     for tag in (ORIENTATION, *TEXTS):
         if tag in tags:
             exif[tag] = tags[tag]
@@ -185,3 +216,38 @@ def _deep_pixels(content: bytes, eight: np.ndarray, orientation: int) -> np.ndar
             if candidate.shape == eight.shape and np.array_equal(candidate >> 8, eight):
                 return candidate
     raise OSError('its way to store 16 bit is none that is known; save it as a 16-bit PNG')
+
+
+def _deep_grey_alpha(content: bytes, path: str | Path) -> Photo | None:
+    """Read a TIFF of grey and alpha in 16 bit, which Pillow does not know; None for any other file.
+
+    Raises:
+        DataError: It holds several pictures, an alpha that is multiplied into the grey, or too many pixels; and
+            whatever tifffile raises for a damaged file.
+    """
+    try:
+        file = tifffile.TiffFile(io.BytesIO(content))
+    except Exception:  # no TIFF, or one whose head is damaged
+        return None
+    with file:
+        page = file.pages[0]
+        if page.dtype != np.uint16 or page.samplesperpixel != 2 or page.photometric != tifffile.PHOTOMETRIC.MINISBLACK:
+            return None
+        if len(file.pages) > 1:
+            raise DataError(f'{path} holds {len(file.pages)} pictures; save each as a file of its own.')
+        if tuple(page.extrasamples) != (tifffile.EXTRASAMPLE.UNASSALPHA,):
+            raise DataError(f'{path} has 2 channels, the second no plain alpha; save it as grey, or as a 16-bit PNG.')
+        _refuse_too_large(path, page.imagewidth, page.imagelength, 4)
+        tags = {tag.code: tag.value for tag in page.tags}
+        if not all(page.dataoffsets) or not all(page.databytecounts):  # tifffile would fill them with zeros
+            raise OSError('parts of it are missing')
+        pixels = page.asarray()
+        pixels = pixels if page.planarconfig == tifffile.PLANARCONFIG.CONTIG else np.moveaxis(pixels, 0, -1)
+        if pixels.shape != (page.imagelength, page.imagewidth, 2) or not pixels.size:
+            raise OSError('its size is damaged')
+    orientation = _valid(tags.get(ORIENTATION))
+    per_inch = {2: 1.0, 3: 2.54}.get(tags.get(296, 2))
+    known = per_inch and all(tag in tags and tags[tag][1] for tag in (282, 283))
+    dpi = tuple(tags[tag][0] / tags[tag][1] * per_inch for tag in (282, 283)) if known else None
+    xmp = tags.get(700) if isinstance(tags.get(700), bytes) else None
+    return Photo(upright(pixels, orientation), 'TIFF', orientation, tags.get(34675), _texts(tags), dpi, xmp)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from basicsr_unirestorer.inference.benchmark_results import Result
 from basicsr_unirestorer.inference.decision import Decision
+from basicsr_unirestorer.inference.journal import write_aside
 from basicsr_unirestorer.inference.metrics import to_uint8
 from basicsr_unirestorer.inference.protocols import Case
-from basicsr_unirestorer.inference.report import write_report
+from basicsr_unirestorer.inference.report import report_page
 from basicsr_unirestorer.inference.report_pictures import Pictures, ReportEntry
 from basicsr_unirestorer.inference.restorer import Restorer
 from basicsr_unirestorer.inference.tables import MAIN, key_of
@@ -56,7 +57,7 @@ def _values(row: dict, methods: list[str], metric: str) -> dict[str, float]:
 def write_benchmark_report(
     result: Result, path: Path, title: str = '', intro: str = '', tree_picture: Path | None = None
 ) -> None:
-    """Write the page of a benchmark; see ``report.write_report`` for errors."""
+    """Write the page of a benchmark; raises DataError where it cannot be written."""
     facts = result.facts
     told = {protocol.title: protocol.heading.partition('Protocol:')[2] for protocol in result.protocols}
     told |= {
@@ -70,4 +71,4 @@ def write_benchmark_report(
     records = [entry_of(result, case, row) for case, row in zip(result.cases, result.rows, strict=True)]
     tree = result.contest.tree
     title = title or f'Benchmark: {result.folder.name}'
-    write_report(path, records, title, intro or words, tree, result.columns, told, SHOWN, tree_picture)
+    write_aside(path, report_page(records, title, intro or words, tree, result.columns, told, SHOWN, tree_picture))

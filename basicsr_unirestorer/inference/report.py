@@ -17,18 +17,17 @@ import numpy as np
 
 from basicsr_unirestorer.clustering.tree import DegradationTree
 from basicsr_unirestorer.inference import report_charts as charts
-from basicsr_unirestorer.inference.journal import write_aside
 from basicsr_unirestorer.inference.metrics import LOWER_IS_BETTER
-from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, figure, main_labels
+from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, gallery, main_labels, worst_cases
 from basicsr_unirestorer.inference.tables import AVERAGE, MAIN, TITLES, digits_of, groups, mean, number
 
 HERE = Path(__file__).resolve().parent
 PICTURE_BYTES = 10 * 2**20  # of all embedded pictures together; base64 makes 13.3 MiB of them
 LARGEST_FIGURE = 400 * 2**10
+MOST_FAILED = 100
 
 
-def write_report(
-    path: str | Path,
+def report_page(
     records: Sequence[ReportEntry],
     title: str,
     intro: str = '',
@@ -37,11 +36,11 @@ def write_report(
     facts: Mapping[str, str] | None = None,
     max_shown: int = 100,
     tree_picture: str | Path | None = None,
-) -> None:
-    """Write the page.
+    failed: Sequence[str] = (),
+) -> str:
+    """Return the page; a picture that cannot be read any more is told on it.
 
     Args:
-        path: The HTML file; it appears complete or not at all.
         records: All restored pictures.
         title: Heading.
         intro: A sentence or two under it.
@@ -50,25 +49,24 @@ def write_report(
         facts: What a reader must know of the numbers (protocol, weights, versions), by name.
         max_shown: Pictures to embed at most; together they take about 13 MiB, however many they are.
         tree_picture: A PNG of the embeddings, shown under the tree.
-
-    Raises:
-        DataError: The file cannot be written. A picture that cannot be read any more is told on the page.
+        failed: A sentence for each picture that was not restored; ``MOST_FAILED`` of them are shown.
     """
     worst, shown = choose(records, max_shown)
     budget = min(LARGEST_FIGURE, PICTURE_BYTES // max(len(worst) + len(shown), 1))
     sections = {
-        'pictures': ('Before and after', _gallery(shown, records, budget)),
+        'pictures': ('Before and after', gallery(shown, len(records), budget)),
         'degradations': ('By degradation' if columns else 'By expert', _tables(records, columns)),
         'tree': ('The tree and its traffic', _tree(records, tree, tree_picture)),
         'confidence': ('How sure the router was', _confidence(records)),
-        'worst': ('Worst cases', _worst(worst, budget)),
-        'facts': ('What was measured', _facts(facts or {})),
+        'worst': ('Worst cases' if columns else 'Least sure', worst_cases(worst, budget)),
+        'failed': ('Not restored', _failed(failed)),
+        'facts': ('What was measured' if columns else 'How they were restored', _facts(facts or {})),
     }
-    order = ('degradations', 'pictures') if columns else ('pictures', 'degradations')
-    order = (*order, 'tree', 'confidence', 'worst', 'facts')
+    order = ('degradations', 'pictures') if columns else ('pictures', 'failed', 'degradations')
+    order = dict.fromkeys((*order, *sections))
     sections = {key: sections[key] for key in order if sections[key][1]}
     lead = f'<p class="lead">{escape(intro)}</p>' if intro else ''
-    write_aside(Path(path), _document(title, lead + _tiles(records, columns, tree), sections))
+    return _document(title, lead + _tiles(records, columns, tree), sections)
 
 
 def _document(title: str, lead: str, sections: Mapping[str, tuple[str, str]]) -> str:
@@ -89,37 +87,6 @@ def _document(title: str, lead: str, sections: Mapping[str, tuple[str, str]]) ->
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main id="main">{body}</main>'
         f'<footer>One file, no network: pictures are reduced copies.</footer><script>{script}</script></body></html>\n'
     )
-
-
-def _gallery(shown: Sequence[ReportEntry], records: Sequence[ReportEntry], budget: int) -> str:
-    if not shown:
-        return ''
-    some = f'{len(shown)} of {len(records)} pictures. ' if len(shown) < len(records) else ''
-    return (
-        f'<p class="lead">{some}Move the slider: by finger, mouse, or arrow keys. Below each picture: the expert that '
-        'restored it, and how sure the router was of the kind of degradation (leaf) and of how special an expert may '
-        f'be (level).</p><div class="pictures">{"".join(figure(record, budget) for record in shown)}</div>'
-    )
-
-
-def _worst(worst: Sequence[ReportEntry], budget: int) -> str:
-    if not worst:
-        return ''
-    words = 'Where the router was least sure.'
-    if 'regret' in worst[0].psnr:
-        words = 'Where another expert would have done better, by its true PSNR.'
-    elif 'routed' in worst[0].psnr:
-        words = 'Where restoring gained least, or lost.'
-    figures = ''.join(figure(record, budget, _reason(record)) for record in worst)
-    return f'<p class="lead">{words}</p><div class="pictures">{figures}</div>'
-
-
-def _reason(record: ReportEntry) -> str:
-    if 'regret' in record.psnr:
-        return f'{number(record.psnr["regret"])} dB below the best expert'
-    if 'routed' in record.psnr and np.isfinite(record.psnr['input']):
-        return f'{record.psnr["routed"] - record.psnr["input"]:+.2f} dB'
-    return f'{record.sureness:.0%} sure of leaf and level'
 
 
 # ----------------------------------------------------------------------------------------------- numbers
@@ -294,3 +261,10 @@ def _outcome(record: ReportEntry, measured: str) -> float | None:
 def _facts(facts: Mapping[str, str]) -> str:
     cells = ''.join(f'<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>' for name, value in facts.items())
     return f'<dl class="facts">{cells}</dl>' if cells else ''
+
+
+def _failed(sentences: Sequence[str]) -> str:
+    items = ''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences[:MOST_FAILED])
+    more = len(sentences) - MOST_FAILED
+    items += f'<li>and {more:,} more</li>' if more > 0 else ''
+    return f'<div class="card"><ul class="failed">{items}</ul></div>' if items else ''

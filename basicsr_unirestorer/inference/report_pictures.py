@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from basicsr_unirestorer.errors import UniRestorerError
-from basicsr_unirestorer.image_files import read_picture
+from basicsr_unirestorer.errors import DataError, UniRestorerError
 from basicsr_unirestorer.inference.decision import Decision
+from basicsr_unirestorer.inference.photo import read_photo
+from basicsr_unirestorer.inference.restorer import colours_of
 from basicsr_unirestorer.inference.tables import number
 
 MAX_SIDE = 960
@@ -51,9 +52,9 @@ class ReportEntry:
     others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def of_files(cls, before: str | Path, after: str | Path, decision: Decision) -> ReportEntry:
-        """Make the entry of a file that was restored to another file."""
-        return cls(Path(before).name, decision, partial(_read_both, Path(before), Path(after)))
+    def of_files(cls, before: str | Path, after: str | Path, decision: Decision, name: str = '') -> ReportEntry:
+        """Make the entry of a file that was restored to another file; ``name``: what to call it instead of its own."""
+        return cls(name or Path(before).name, decision, partial(_read_both, Path(before), Path(after)))
 
     @property
     def sureness(self) -> float:
@@ -70,8 +71,17 @@ class ReportEntry:
 
 
 def _read_both(before: Path, after: Path) -> Pictures:
-    one, other = (np.ascontiguousarray(read_picture(path)[..., ::-1]) for path in (before, after))
+    one, other = _as_shown(before), _as_shown(after)
+    if one.shape != other.shape:
+        raise DataError(f'{before} and {after} have different sizes by now; restore it again.')
     return one, other, None
+
+
+def _as_shown(path: Path) -> np.ndarray:
+    """Read a picture as restoring reads it, and reduce it to RGB, uint8, (h, w, 3)."""
+    colours = colours_of(read_photo(path).pixels)
+    eight = colours if colours.dtype == np.uint8 else np.rint(colours / np.float32(257)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(eight, (*eight.shape[:2], 3)))
 
 
 def choose(records: Sequence[ReportEntry], most: int) -> tuple[list[ReportEntry], list[ReportEntry]]:
@@ -150,6 +160,39 @@ def detail(before: np.ndarray, after: np.ndarray) -> tuple[slice, slice] | None:
     top = int(np.clip((row + 0.5) / rows * h - height / 2, 0, h - height))
     left = int(np.clip((column + 0.5) / columns * w - width / 2, 0, w - width))
     return slice(top, top + height), slice(left, left + width)
+
+
+def gallery(shown: Sequence[ReportEntry], total: int, budget: int) -> str:
+    """Return the examples among all pictures; ``budget``: bytes of each."""
+    if not shown:
+        return ''
+    some = f'{len(shown):,} of {total:,} pictures are shown. ' if len(shown) < total else ''
+    return (
+        f'<p class="lead">{some}Move the slider: by finger, mouse, or arrow keys. Below each picture: the expert that '
+        'restored it, and how sure the router was of the kind of degradation (leaf) and of how special an expert may '
+        f'be (level).</p><div class="pictures">{"".join(figure(record, budget) for record in shown)}</div>'
+    )
+
+
+def worst_cases(worst: Sequence[ReportEntry], budget: int) -> str:
+    """Return the worst pictures, each with the reason."""
+    if not worst:
+        return ''
+    words = 'Where the router was least sure.'
+    if 'regret' in worst[0].psnr:
+        words = 'Where another expert would have done better, by its true PSNR.'
+    elif 'routed' in worst[0].psnr:
+        words = 'Where restoring gained least, or lost.'
+    figures = ''.join(figure(record, budget, _reason(record)) for record in worst)
+    return f'<p class="lead">{words}</p><div class="pictures">{figures}</div>'
+
+
+def _reason(record: ReportEntry) -> str:
+    if 'regret' in record.psnr:
+        return f'{number(record.psnr["regret"])} dB below the best expert'
+    if 'routed' in record.psnr and np.isfinite(record.psnr['input']):
+        return f'{record.psnr["routed"] - record.psnr["input"]:+.2f} dB'
+    return f'{record.sureness:.0%} sure of leaf and level'
 
 
 def figure(record: ReportEntry, budget: int, reason: str = '') -> str:

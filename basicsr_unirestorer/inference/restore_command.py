@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import TextIO
 
 from PIL import Image
 from tqdm import tqdm
@@ -14,7 +16,8 @@ from tqdm import tqdm
 from basicsr_unirestorer.errors import OptionError
 from basicsr_unirestorer.inference.bundle import SHIPPED_BUNDLE
 from basicsr_unirestorer.inference.restore_files import Record, restore_files
-from basicsr_unirestorer.inference.restore_plan import plan_files
+from basicsr_unirestorer.inference.restore_plan import Pair, plan_files
+from basicsr_unirestorer.inference.restore_report import RestoreReport
 from basicsr_unirestorer.inference.restorer import PRECISIONS, Restorer
 
 
@@ -63,6 +66,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     size.add_argument('--cache-mb', type=float, default=2048, help='memory for loaded experts (default: 2048)')
     parser.add_argument('--overwrite', action='store_true', help='write again what exists')
     parser.add_argument('--explain', action='store_true', help='write the decision beside each picture, as .json')
+    parser.add_argument(
+        '--report',
+        nargs='?',
+        const='',
+        metavar='FILE.html',
+        help='write one HTML page with before, after and why (default: report.html in the output folder)',
+    )
     parser.add_argument('--dry-run', action='store_true', help='say what would be written')
     parser.add_argument('--json', action='store_true', help='print what became of each picture as JSON')
     return parser.parse_args(argv)
@@ -70,7 +80,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def restorer_of(args: argparse.Namespace) -> Restorer:
     """Open the bundle; raises as ``Restorer`` and ``UniRestorer`` do."""
-    labels = [label.strip() for label in args.labels.split(',') if label.strip()] if args.labels else None
+    labels = None if args.labels is None else [label.strip() for label in args.labels.split(',') if label.strip()]
+    if labels == []:
+        raise OptionError(f"--labels '{args.labels}' names nothing; write e.g. --labels rain, or leave it out.")
     if labels and args.mode == 'auto':
         raise OptionError('--labels are given but --mode auto looks at the picture alone; leave out one of them.')
     return Restorer.from_bundle(
@@ -89,14 +101,29 @@ def restorer_of(args: argparse.Namespace) -> Restorer:
     )
 
 
+def preview(files: list[Pair], report: RestoreReport | None, overwrite: bool) -> None:
+    """Print what would be written."""
+    for source, target in files:
+        print(f'{source} -> {target}{" (exists, skipped)" if target.exists() and not overwrite else ""}')
+    if report:
+        print(f'report -> {report.place()}')
+
+
+def write_page(report: RestoreReport, restorer: Restorer, stream: TextIO) -> None:
+    """Write the report and say where; raises as it does."""
+    path = report.write(restorer)
+    print(f'report: {path}' if path else 'report: none, since no picture was restored', file=stream)
+
+
 def main(argv: list[str]) -> int:
     """Run ``unirestorer restore``; returns 0, 1 where a picture failed, or 130 after ctrl-C."""
     args = arguments(argv)
     warnings.filterwarnings('ignore', module='PIL')  # what matters is raised
+    logging.getLogger('tifffile').setLevel(logging.CRITICAL)
     files = plan_files(args.input, args.output)
+    report = None if args.report is None else RestoreReport(args.report, args.output, files, args.overwrite)
     if args.dry_run:
-        for source, target in files:
-            print(f'{source} -> {target}{" (exists, skipped)" if target.exists() and not args.overwrite else ""}')
+        preview(files, report, args.overwrite)
         return 0
     restorer = restorer_of(args)
     Image.MAX_IMAGE_PIXELS = None  # the user's own pictures; too large ones for the memory are refused before decoding
@@ -110,6 +137,8 @@ def main(argv: list[str]) -> int:
             tqdm.write(line(record), file=sys.stdout)
         if args.json:
             records.append(record)
+        if report:
+            report.add(record)
 
     interrupted = False
     try:
@@ -123,4 +152,6 @@ def main(argv: list[str]) -> int:
         print(f'failed: {record.error}', file=sys.stderr)
     if interrupted:
         print('unirestorer: interrupted; finished pictures stay, and are skipped when started again', file=sys.stderr)
+    if report:
+        write_page(report, restorer, sys.stderr if args.json else sys.stdout)
     return 130 if interrupted else 1 if failed else 0

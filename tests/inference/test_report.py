@@ -13,7 +13,10 @@ from PIL import Image
 
 from basicsr_unirestorer.errors import DataError
 from basicsr_unirestorer.inference import report
-from basicsr_unirestorer.inference.report import write_report
+from basicsr_unirestorer.inference.journal import write_aside
+from basicsr_unirestorer.inference.photo import Photo
+from basicsr_unirestorer.inference.photo_writing import encode_photo, write_whole
+from basicsr_unirestorer.inference.report import report_page
 from basicsr_unirestorer.inference.report_charts import histogram_svg, knows, through, tree_svg
 from basicsr_unirestorer.inference.report_pictures import ReportEntry, choose, detail, embed, main_labels
 from tests.inference.report_samples import COLUMNS, LEAVES, noisy, record, small_tree, smooth_picture
@@ -50,7 +53,8 @@ class Page(HTMLParser):
 
 
 def page(folder, records, columns=COLUMNS, **more) -> str:
-    write_report(folder / 'report.html', records, **{'title': 'A title', 'tree': small_tree(), **more}, columns=columns)
+    text = report_page(records, **{'title': 'A title', 'tree': small_tree(), **more}, columns=columns)
+    write_aside(folder / 'report.html', text)
     return (folder / 'report.html').read_text()
 
 
@@ -209,6 +213,35 @@ def test_picture_that_vanished_is_told_and_does_not_stop_the_others(tmp_path):
     assert f'There is no picture {tmp_path / "gone.png"}' in text
 
 
+def test_picture_that_was_changed_since_is_told(tmp_path):
+    for name, height in (('a.png', 20), ('b.png', 21)):
+        Image.fromarray(smooth_picture(0, height)).save(tmp_path / name)
+    text = page(tmp_path, [ReportEntry.of_files(tmp_path / 'a.png', tmp_path / 'b.png', record(0).decision)], ())
+    assert 'have different sizes by now' in text and text.count('<figure>') == 1
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_files_of_any_depth_are_shown_as_they_are_restored(tmp_path, channels, dtype):
+    """16 bit are reduced to 8 by scaling, grey is repeated, alpha left out."""
+    path = tmp_path / 'a.tif'
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, channels))
+    stored = values.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    write_whole(path, encode_photo(Photo(stored.astype(dtype), 'TIFF'), path)[0])
+    before, after, clean = ReportEntry.of_files(path, path, record(0).decision).pictures()
+    expected = values[..., :3] if channels > 2 else values[..., :1].repeat(3, 2)
+    assert clean is None and before.dtype == np.uint8
+    assert np.array_equal(before, expected) and np.array_equal(after, expected)
+
+
+def test_failed_pictures_are_listed_up_to_a_number(tmp_path):
+    failed = [f'{EVIL} number {i} is empty.' for i in range(report.MOST_FAILED + 7)]
+    text = page(tmp_path, [record(0, measured=False)], (), failed=failed)
+    assert not Page(text).wrong and text.count('is empty.') == report.MOST_FAILED and 'and 7 more' in text
+    assert text.count('<script>') == 1 and 'Not restored' in text
+    assert 'Not restored' not in page(tmp_path, [record(0)])
+
+
 def test_report_that_cannot_be_made_leaves_the_earlier_one(tmp_path):
     page(tmp_path, [record(0)])
     before = (tmp_path / 'report.html').read_text()
@@ -220,7 +253,7 @@ def test_report_that_cannot_be_made_leaves_the_earlier_one(tmp_path):
         page(tmp_path, [ReportEntry('x', record(0).decision, broken)], columns=())
     assert (tmp_path / 'report.html').read_text() == before
     with pytest.raises(DataError, match='cannot be written'):
-        write_report(tmp_path / 'nowhere' / 'report.html', [record(0)], 'title')
+        write_aside(tmp_path / 'nowhere' / 'report.html', 'page')
 
 
 # ----------------------------------------------------------------------------------------------- drawings

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from basicsr_unirestorer.inference.report import write_report
+from basicsr_unirestorer.inference.report import report_page
 from tests.inference.report_samples import COLUMNS, record, small_tree
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install -e ".[dev]"')
@@ -40,9 +40,9 @@ def report(tmp_path_factory):
     records = [record(i, size=((48, 64), (90, 40))[i % 2]) for i in range(12)]
     records.append(record(5, name='a_very_long_name_without_any_blank_' * 4))
     facts = {'Bundle': 'experiments/' + 'a_very_long_folder' * 6, 'Versions': 'torch 2.0'}
-    write_report(
-        path, records, 'A benchmark with_a_very_long_title_' + 'x' * 60, 'Intro.', small_tree(), COLUMNS, facts
-    )
+    title = 'A benchmark with_a_very_long_title_' + 'x' * 60
+    failed = ['photos/' + 'a_very_long_folder' * 6 + '/a.png cannot be read as a picture (it is empty).']
+    path.write_text(report_page(records, title, 'Intro.', small_tree(), COLUMNS, facts, failed=failed))
     return path
 
 

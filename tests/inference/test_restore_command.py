@@ -121,6 +121,9 @@ def test_restore_takes_several_inputs_and_patterns(smoke_demo, pictures, tmp_pat
     ('args', 'message'),
     [
         (['--labels', 'rian'], "knows no degradation 'rian'. Did you mean 'rain'"),
+        (['--labels', ','], "--labels ',' names nothing; write e.g. --labels rain, or leave it out"),
+        (['--labels', ''], "--labels '' names nothing"),
+        (['--labels', ' , ', '--mode', 'instruction'], "--labels ' , ' names nothing"),
         (['--mode', 'instruction'], 'Instruction mode needs labels'),
         (['--labels', 'rain', '--mode', 'auto'], 'mode auto looks at the picture alone'),
         (['--tile', '16', '--tile-overlap', '16'], 'must be smaller than the tile size'),

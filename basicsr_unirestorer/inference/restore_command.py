@@ -111,6 +111,7 @@ def preview(files: list[Pair], report: RestoreReport | None, overwrite: bool) ->
 
 def write_page(report: RestoreReport, restorer: Restorer, stream: TextIO) -> None:
     """Write the report and say where; raises as it does."""
+    print('writing the report ...', file=sys.stderr)  # a hundred large pictures take about a minute
     path = report.write(restorer)
     print(f'report: {path}' if path else 'report: none, since no picture was restored', file=stream)
 

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     'test': ('test what an option file describes', 'test', 'main'),
     'restore': ('restore pictures', 'inference.restore_command', 'main'),
     'benchmark': ('measure quality and speed', 'inference.benchmark', 'main'),
+    'study': ('train and test what a study compares, over several seeds', 'study', 'main'),
     'convert-release': ('turn published weights into a bundle', 'inference.release', 'main'),
     'link': ('make a BasicSR checkout, or the installed BasicSR, know this package', 'linking', 'link_main'),
     'unlink': ('undo link', 'linking', 'unlink_main'),

@@ -66,15 +66,24 @@ class CompactDegradationEncoder(nn.Module):
         hidden: Width of the MLP.
         crop_size: Side in pixels of the native crops that ``embed`` reads.
         num_crops: Crops a picture that ``embed`` averages.
+        whole_picture: Resize every picture to ``crop_size`` instead, as the paper's release does. Only to compare:
+            resizing erases noise and compression.
     """
 
     def __init__(
-        self, embed_dim: int = 512, width: int = 20, hidden: int = 192, crop_size: int = 96, num_crops: int = 5
+        self,
+        embed_dim: int = 512,
+        width: int = 20,
+        hidden: int = 192,
+        crop_size: int = 96,
+        num_crops: int = 5,
+        whole_picture: bool = False,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.crop_size = crop_size
         self.num_crops = num_crops
+        self.whole_picture = whole_picture
         widths = [width, 2 * width, 4 * width, 6 * width]
         stems = [nn.Conv2d(3, width, 3, padding=1)]
         stems += [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)]
@@ -97,6 +106,9 @@ class CompactDegradationEncoder(nn.Module):
         Returns:
             Unit vectors, shape (n, embed_dim).
         """
+        if self.whole_picture:
+            side = (self.crop_size, self.crop_size)
+            crops = F.interpolate(crops, side, mode='bicubic', align_corners=False, antialias=True)
         x = 4 * crops - 2
         statistics = []
         for stage in self.stages:
@@ -114,6 +126,8 @@ class CompactDegradationEncoder(nn.Module):
         Returns:
             Unit vectors, shape (n, embed_dim).
         """
+        if self.whole_picture:
+            return self(lq)
         embeddings = self(native_crops(lq, self.crop_size, self.num_crops))
         return F.normalize(embeddings.unflatten(0, (-1, self.num_crops)).mean(dim=1), dim=1)
 

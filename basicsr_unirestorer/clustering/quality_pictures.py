@@ -22,7 +22,7 @@ MEASURES = {
 }
 
 
-def _figure(width: float, height: float):  # noqa: ANN202
+def new_figure(width: float, height: float):  # noqa: ANN202
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,7 +31,7 @@ def _figure(width: float, height: float):  # noqa: ANN202
     return figure
 
 
-def _write(figure, path: str | Path) -> None:  # noqa: ANN001
+def write_figure(figure, path: str | Path) -> None:  # noqa: ANN001
     scratch = Path(path).with_suffix('.part.png')
     figure.savefig(scratch, dpi=110)
     os.replace(scratch, path)
@@ -58,7 +58,7 @@ def draw_projection(
     points = TSNE(perplexity=perplexity, random_state=seed, init='pca').fit_transform(some)
     common = {caption for caption, _ in Counter(captions).most_common(MAX_NAMES)}
     captions = [caption if caption in common else 'others' for caption in captions]
-    figure = _figure(14, 6.5)
+    figure = new_figure(14, 6.5)
     for place, (title, names) in enumerate((('by leaf', leaf_names), ('by caption', captions)), start=1):
         axis = figure.add_subplot(1, 2, place)
         for i, name in enumerate(sorted(set(names))):
@@ -68,7 +68,7 @@ def draw_projection(
         axis.set_xticks([])
         axis.set_yticks([])
         axis.legend(fontsize=7, markerscale=2)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_quality(path: str | Path, report: Mapping, adaptive_scores: Mapping[str, Mapping] | None = None) -> None:
@@ -81,7 +81,7 @@ def draw_quality(path: str | Path, report: Mapping, adaptive_scores: Mapping[str
     """
     levels = report['levels']
     leaves = [node for node in report['nodes'] if node['name'].startswith(f'l{len(levels)}_')]
-    figure = _figure(17, max(5.5, 2 + 0.24 * max(len(leaves), len(report['nodes']))))
+    figure = new_figure(17, max(5.5, 2 + 0.24 * max(len(leaves), len(report['nodes']))))
     panels = figure.add_gridspec(2, 3, width_ratios=(1.3, 1, 1)) if adaptive_scores else figure.add_gridspec(1, 3)
     _draw_contents(figure.add_subplot(panels[:, 0]), leaves)
     _draw_counts(figure.add_subplot(panels[:, 1]), report)
@@ -93,7 +93,7 @@ def draw_quality(path: str | Path, report: Mapping, adaptive_scores: Mapping[str
             axis.lines[-1].set_label(f'level {level}: {levels[int(level) - 1]["nodes"]} taken')
         axis.set(title='criterion of adaptive levels', xlabel='nodes of the level')
         axis.legend(fontsize=8)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _draw_contents(axis, leaves: Sequence[Mapping]) -> None:  # noqa: ANN001
@@ -160,7 +160,7 @@ def draw_tree(path: str | Path, tree: DegradationTree) -> None:
             own = [heights[child] for child in tree.children(node_id)]
             heights[node_id] = (min(own) + max(own)) / 2
     labels = list(tree.nodes[0].labels)
-    figure = _figure(4 * tree.num_levels + 2, max(3, 0.5 * tree.num_leaves + 1))
+    figure = new_figure(4 * tree.num_levels + 2, max(3, 0.5 * tree.num_leaves + 1))
     axis = figure.add_subplot()
     largest = max(tree.nodes[0].count, 1)
     for node_id, node in enumerate(tree.nodes):
@@ -180,7 +180,7 @@ def draw_tree(path: str | Path, tree: DegradationTree) -> None:
     axis.axis('off')
     if labels:
         figure.legend(loc='outside right upper', fontsize=8, title='labels')
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _leaves_in_order(tree: DegradationTree) -> list[int]:

@@ -22,6 +22,7 @@ def prepare(
     skip_bad: bool = False,
     compress_level: int = 1,
     workers: int | None = None,
+    centre: int | None = None,
 ) -> WriteReport:
     """Write every picture below a folder to an LMDB.
 
@@ -33,11 +34,13 @@ def prepare(
         skip_bad: Leave out what cannot be read, or would have the key of another, instead of stopping.
         compress_level: PNG compression, 0-9.
         workers: Number of processes; all cores where None.
+        centre: Keep of every picture only the square of this side in its middle, before anything is cut.
 
     Raises:
         DataError: See ``find_pictures`` and ``write_lmdb``.
     """
-    return write_lmdb(output, folder_jobs(folder, Cut(crop, step)), compress_level, workers, skip_bad)
+    cut = Cut(crop, step, centre=None if centre is None else (centre, centre))
+    return write_lmdb(output, folder_jobs(folder, cut), compress_level, workers, skip_bad)
 
 
 def tell(report: WriteReport, output: str | Path) -> int:
@@ -63,13 +66,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('output', help='LMDB folder to write, ending in .lmdb')
     parser.add_argument('--crop', type=int, help='cut into squares of this side')
     parser.add_argument('--step', type=int, help='distance between squares (default: no overlap)')
+    parser.add_argument('--centre', type=int, metavar='SIDE', help='keep only the square in the middle')
     parser.add_argument('--compress-level', type=int, default=1, choices=range(10), metavar='0-9')
     parser.add_argument('--skip-bad', action='store_true', help='leave unreadable pictures out instead of stopping')
     parser.add_argument('--workers', type=int, help='number of processes (default: one a core)')
     args = parser.parse_args(argv)
     try:
         report = prepare(
-            args.input, args.output, args.crop, args.step, args.skip_bad, args.compress_level, args.workers
+            args.input,
+            args.output,
+            args.crop,
+            args.step,
+            args.skip_bad,
+            args.compress_level,
+            args.workers,
+            args.centre,
         )
     except UniRestorerError as error:
         print(f'prepare_images: error: {error}', file=sys.stderr)

@@ -37,6 +37,7 @@ KEYS = (
     'mode',
     'labels',
     'top_k',
+    'level',
     'oracle',
     'rivals',
 )

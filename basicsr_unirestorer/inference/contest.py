@@ -69,7 +69,7 @@ class Contest:
         return row | {
             'node': decision.expert,
             'leaf': decision.leaf,
-            'level': decision.level,
+            'level': self.tree.nodes[self.tree.node_id(decision.expert)].level,
             'leaf_confidence': decision.leaf_confidence,
             'level_confidence': decision.level_confidence,
             'leaf_labels': dominant_labels(self.tree.nodes[self.tree.node_id(decision.leaf)]),
@@ -162,7 +162,8 @@ def make_contest(opt: Mapping, device: str) -> Contest:
     """Open the bundle and the rivals of an option file."""
     mode, labels, oracle = opt.get('mode', 'auto'), opt.get('labels'), opt.get('oracle', 'caption')
     top_k = opt.get('top_k', 1)
-    restorer = Restorer.from_bundle(opt['bundle'], mode, labels, device, top_k=top_k, tile_size=WHOLE)
+    level = opt.get('level')
+    restorer = Restorer.from_bundle(opt['bundle'], mode, labels, device, top_k=top_k, tile_size=WHOLE, level=level)
     bundle = restorer.net.bundle
     rivals, prints = {}, {}
     for name, options in (opt.get('rivals') or {}).items():
@@ -180,6 +181,7 @@ def make_contest(opt: Mapping, device: str) -> Contest:
         'mode': mode,
         'labels': list(labels or ()),
         'top_k': top_k,
+        **({} if level is None else {'level': level}),
         'oracle': oracle,
         'rivals': prints,
     }

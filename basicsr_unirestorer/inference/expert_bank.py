@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from threading import Lock
 
 import torch
@@ -14,6 +15,12 @@ from torch import nn
 def size_in_bytes(net: nn.Module) -> int:
     """Return the memory of a network's parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
+
+
+def _is_on(net: nn.Module, device: torch.device | str) -> bool:
+    """Tell by its first tensor whether a network is on a device; looking at all takes longer than a small one runs."""
+    first = next(chain(net.parameters(), net.buffers()), None)
+    return first is None or first.device == torch.device(device)
 
 
 class ExpertBank:
@@ -36,6 +43,7 @@ class ExpertBank:
         self.budget_bytes = budget_bytes
         self.size_of = size_of
         self.cached: OrderedDict[str, nn.Module] = OrderedDict()
+        self._sizes: dict[str, int] = {}  # of every expert seen so far: counting takes longer than a small one runs
         self._coming: dict[str, Future[nn.Module]] = {}
         self._loader: ThreadPoolExecutor | None = None
         self._lock = Lock()
@@ -46,7 +54,8 @@ class ExpertBank:
             if name not in self.cached:
                 self.cached[name] = self._arrived(name)
             self.cached.move_to_end(name)
-            self.cached[name].to(device)
+            if not _is_on(self.cached[name], device):
+                self.cached[name].to(device)
             while len(self.cached) > 1 and self._held() > self.budget_bytes:
                 self.cached.popitem(last=False)
             return self.cached[name]
@@ -82,7 +91,7 @@ class ExpertBank:
 
     def _make_room(self, size: int, keep: int) -> bool:
         """Forget the least recently used experts until ``size`` bytes fit; the last ``keep`` ones stay."""
-        kept = sum(map(size_in_bytes, list(self.cached.values())[len(self.cached) - keep :])) if keep else 0
+        kept = sum(map(self._size, list(self.cached)[len(self.cached) - keep :])) if keep else 0
         if keep and kept + size > self.budget_bytes:
             return False
         while len(self.cached) > keep and self._held() + size > self.budget_bytes:
@@ -90,4 +99,9 @@ class ExpertBank:
         return True
 
     def _held(self) -> int:
-        return sum(map(size_in_bytes, self.cached.values()))
+        return sum(map(self._size, self.cached))
+
+    def _size(self, name: str) -> int:
+        if name not in self._sizes:
+            self._sizes[name] = size_in_bytes(self.cached[name])
+        return self._sizes[name]

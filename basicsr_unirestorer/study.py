@@ -172,6 +172,7 @@ class Runner:
 
     def __init__(self, root: Path, folder: Path, jobs: int) -> None:
         self.root, self.folder, self.jobs = root, folder, jobs
+        self.command = (sys.executable, '-m', 'basicsr_unirestorer.cli')
         self.journal = Journal(folder / 'stages.jsonl')
         self.running: dict[str, tuple[Stage, subprocess.Popen, float]] = {}
         for part in ('options', 'logs'):
@@ -207,7 +208,7 @@ class Runner:
     def _start(self, stage: Stage) -> None:
         path = self.folder / 'options' / f'{stage.title}.yml'
         path.write_text(yaml.safe_dump(stage.options, sort_keys=False), encoding='utf-8')
-        command = [sys.executable, '-m', 'basicsr_unirestorer.cli', stage.verb, '-opt', str(path)]
+        command = [*self.command, stage.verb, '-opt', str(path)]
         begun = f'{stage.key} begun'
         if begun not in self.journal.rows:
             self.journal.add(begun, {'stage': stage.title})

@@ -106,6 +106,16 @@ def psnr_table(rows: Sequence[Row], sets: Sequence[str]) -> str:
     return markdown_table(['PSNR in dB', *sets], lines)
 
 
+def finest_level(row: Row) -> int:
+    """Return the level of the leaves of a row's tree; nodes are called ``l<level>_<number>``."""
+    return max(int(p['leaf'][1:].partition('_')[0]) for pictures in row.pictures.values() for p in pictures)
+
+
+def right_leaf(picture: dict, seed: int) -> float | None:
+    """Tell whether the leaf has the picture's degradation; None for pairs."""
+    return None if is_pair(picture) else float(picture['leaf_labels'] == picture['labels'])
+
+
 def routing_table(rows: Sequence[Row], sets: Sequence[str]) -> str:
     """Tell regret, leaf accuracy, and how many pictures go to which level, of every row that routes."""
     first = sets[0]
@@ -113,28 +123,27 @@ def routing_table(rows: Sequence[Row], sets: Sequence[str]) -> str:
     for row in rows:
         if row.column != ROUTED:
             continue
-        levels = max(int(p['level']) for pictures in row.pictures.values() for p in pictures)
-
-        def right_leaf(p: dict, seed: int) -> float | None:
-            return None if is_pair(p) else float(p['leaf_labels'] == p['labels'])
-
         lines.append(
             [
                 row.name,
                 *(spread(row.over_seeds(row.regret, [name])) for name in sets),
                 percent(row.over_seeds(right_leaf, [first])),
-                *(level_shares(row, [name], None, levels) for name in sets),
+                *(level_shares(row, name) for name in sets),
             ]
         )
     head = ['routed by', *(f'regret, {name}' for name in sets), f'leaf of the right type, singles {first}']
     return markdown_table([*head, *(f'levels chosen, {name}' for name in sets)], lines)
 
 
-def level_shares(row: Row, sets: Sequence[str], pair: bool | None, levels: int) -> str:
-    """Write the share of pictures (of pairs alone, of singles alone, or of both) sent to every level."""
+def level_shares(row: Row, name: str, pair: bool | None = None) -> str:
+    """Write the share of a test set's pictures (of pairs alone, of singles alone, or of both) sent to every level."""
     parts = []
-    for level in range(levels + 1):
-        shares = row.over_seeds(lambda p, _: float(int(p['level']) == level) if pair in (None, is_pair(p)) else None, sets)
+    for level in range(finest_level(row) + 1):
+
+        def goes_there(p: dict, seed: int, level: int = level) -> float | None:
+            return float(int(p['level']) == level) if pair in (None, is_pair(p)) else None
+
+        shares = row.over_seeds(goes_there, [name])
         if shares and np.mean(shares) > 0.005:
             parts.append(f'{level}: {np.mean(shares):.0%}')
     return ', '.join(parts) or '-'
@@ -142,23 +151,22 @@ def level_shares(row: Row, sets: Sequence[str], pair: bool | None, levels: int) 
 
 def fallback_table(row: Row, sets: Sequence[str]) -> str:
     """Tell how often pictures go to a coarser expert than their leaf's: singles and pairs of every test set."""
-    finest = max(int(p['level']) for pictures in row.pictures.values() for p in pictures)
-    lines = []
+    finest, lines = finest_level(row), []
     for name in sets:
         for pair, what in ((False, 'one degradation'), (True, 'two degradations')):
-            def coarser(p: dict, seed: int) -> float | None:
+
+            def coarser(p: dict, seed: int, pair: bool = pair) -> float | None:
                 return float(int(p['level']) < finest) if is_pair(p) == pair else None
 
             values = row.over_seeds(coarser, [name])
             if values:
-                lines.append([f'{name}, {what}', percent(values), level_shares(row, [name], pair, finest)])
+                lines.append([f'{name}, {what}', percent(values), level_shares(row, name, pair)])
     return markdown_table(['', 'coarser than the leaf', 'levels'], lines)
 
 
 def degradation_table(rows: Sequence[Row], chosen: Row, name: str) -> str:
     """Tell every row's PSNR, and the chosen row's regret and levels, by degradation types of one test set."""
     kinds = sorted({p['labels'] for p in next(iter(chosen.pictures.values())) if p['dataset'] == name}, key=kind_order)
-    finest = max(int(p['level']) for pictures in chosen.pictures.values() for p in pictures)
     lines = []
     for kind in kinds:
         parts = [narrowed(row, kind) for row in rows]
@@ -168,7 +176,7 @@ def degradation_table(rows: Sequence[Row], chosen: Row, name: str) -> str:
                 kind.replace('+', ' + ').replace('_', ' '),
                 *(f'{np.mean(part.over_seeds(part.psnr, [name])):.2f}' for part in parts),
                 spread(mine.over_seeds(mine.regret, [name])),
-                level_shares(mine, [name], None, finest),
+                level_shares(mine, name),
             ]
         )
     return markdown_table([name, *(row.name for row in rows), 'regret', 'levels chosen'], lines)
@@ -239,10 +247,10 @@ def write_report(opt: Mapping, stages: Sequence[Stage], results: Path, folder: P
     """
     seeds = list(dict.fromkeys(stage.seed for stage in stages))
     rows = read_rows(opt, stages, results)
-    named = {row.name: row for row in rows}
-    reference = next(row for row, (test, column) in zip(rows, opt['rows'].values(), strict=True) if (test, column) == (opt['reference'], ROUTED))
+    tests = [test for test, _ in opt['rows'].values()]
+    of_test = [row for row, test in zip(rows, tests, strict=True) if test == opt['reference']]
+    reference = next(row for row in of_test if row.column == ROUTED)
     sets = list(dict.fromkeys(p['dataset'] for p in next(iter(reference.pictures.values()))))
-    of_test = [row for row, (test, _) in zip(rows, opt['rows'].values(), strict=True) if test == opt['reference']]
     parts = [
         f'# {opt["name"]}',
         f'Seeds {", ".join(map(str, seeds))}: mean ± standard deviation over seeds of the mean over pictures.',
@@ -261,7 +269,7 @@ def write_report(opt: Mapping, stages: Sequence[Stage], results: Path, folder: P
             }
             for name in sets
         }
-        for row in named.values()
+        for row in rows
     }
     write_aside(folder / 'study.json', json.dumps({'seeds': seeds, 'rows': numbers}, indent=1) + '\n')
     draw_gains(folder / 'psnr.png', rows, sets)

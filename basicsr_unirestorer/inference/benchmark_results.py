@@ -104,11 +104,11 @@ def markdown(result: Result) -> str:
         parts += [f'## {tables.TITLES.get(metric, metric)}', result.table(metric)]
     parts += ['## Experts chosen', tables.routing_table(tables.routing(result.rows))]
     facts = result.facts
-    level = f', always level {facts["level"]}' if 'level' in facts else ''
+    mode = facts['mode'] + (f', always level {facts["level"]}' if 'level' in facts else '')
     accuracy = {name: value for name, value in facts['leaf_type_accuracy'].items() if value is not None}
     lines = [
         f'bundle {facts["bundle"]}, weights {facts["weights_fingerprint"]}, tree {facts["tree_fingerprint"]}',
-        f'mode {facts["mode"]}{level}, {facts["top_k"]} expert(s) a picture, oracle {facts["oracle"]}, on {facts["device"]}',
+        f'mode {mode}, {facts["top_k"]} expert(s) a picture, oracle {facts["oracle"]}, on {facts["device"]}',
         *(f'rival {name}: weights {rival["weights_fingerprint"]}' for name, rival in facts['rivals'].items()),
         ', '.join(f'{name} {version}' for name, version in facts['versions'].items()),
         *(f'{name}: the chosen leaf has the true type for {value:.1%}' for name, value in accuracy.items()),

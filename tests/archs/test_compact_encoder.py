@@ -32,6 +32,16 @@ def test_crops_are_pixels_of_the_picture_and_never_resized():
         assert (crop[0, 0, 0] >= 1500) == (i >= 5)  # crops of one picture stand together
 
 
+def test_whole_pictures_are_resized_only_where_asked_for():
+    fine = torch.rand(1, 3, 96, 96)  # noise alone, which resizing averages away
+    flat = torch.full_like(fine, 0.5)
+    native, resized = encoder(), encoder(whole_picture=True)
+    resized.load_state_dict(native.state_dict())
+    apart = {net: (net.embed(fine) - net.embed(flat)).norm().item() for net in (native, resized)}
+    assert apart[resized] < 0.6 * apart[native]
+    torch.testing.assert_close(resized.embed(fine), resized(fine))
+
+
 def test_crops_spread_over_the_picture():
     lq = torch.arange(200.0).expand(1, 1, 200, 200)
     lefts = native_crops(lq, 20, 8)[:, 0, 0, 0]

@@ -37,6 +37,12 @@ def test_pictures_come_back_unchanged_through_basicsr(folder, tmp_path):
     assert np.array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), noise(25, 25, 1))
 
 
+def test_only_the_centre_is_kept_where_asked_for(folder, tmp_path):
+    assert prepare(folder, tmp_path / 'x.lmdb', centre=10).shapes == {'a': (10, 10, 3), 'subpdir-b_c': (10, 10, 3)}
+    content = FileClient('lmdb', db_paths=str(tmp_path / 'x.lmdb'), client_keys='gt').get('a', 'gt')
+    assert np.array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), noise(20, 30)[5:15, 10:20])
+
+
 def test_sub_images_cover_every_pixel():
     picture = np.arange(7 * 11 * 3, dtype=np.uint8).reshape(7, 11, 3)
     parts = list(sub_images(picture, 4, 3))

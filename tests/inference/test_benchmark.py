@@ -151,6 +151,15 @@ def test_what_a_number_depends_on_is_measured_anew(smoke_demo, clean_folder, tmp
     assert len(counted) == 24
 
 
+def test_a_fixed_level_takes_the_expert_of_that_level(smoke_demo, clean_folder, tmp_path, registered):
+    opt = {**NOISE, 'bundle': str(smoke_demo / 'bundle'), 'data': str(clean_folder), 'max_pictures': 1}
+    for level in (0, 1):
+        result = benchmark.run({**opt, 'level': level}, tmp_path)
+        assert {(row['level'], row['node'][:2]) for row in result.rows} == {(level, f'l{level}')}
+        assert f'always level {level}' in (result.folder / 'table.md').read_text()
+    assert all(row['routed'] == row['root'] for row in benchmark.run({**opt, 'level': 0}, tmp_path).rows)
+
+
 def test_clipped_and_unclipped_noise_reach_the_networks(smoke_demo, clean_folder, tmp_path, registered):
     """As inputs both look alike, since pictures are compared at 8 bit; the networks see the difference."""
     opt = {**NOISE, 'bundle': str(smoke_demo / 'bundle'), 'data': str(clean_folder)}

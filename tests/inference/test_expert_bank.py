@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from basicsr_unirestorer.inference import expert_bank
 from basicsr_unirestorer.inference.expert_bank import ExpertBank, size_in_bytes
 
 ONE = 4 * 6  # bytes of a network of six float32 numbers
@@ -34,6 +35,15 @@ def test_experts_are_loaded_when_asked_for_and_only_once(load, loaded):
     assert loaded == []
     assert bank.get('a') is bank.get('a')
     assert loaded == ['a']
+
+
+def test_bytes_are_counted_once_an_expert(load, monkeypatch):
+    counted = []
+    monkeypatch.setattr(expert_bank, 'size_in_bytes', lambda net: counted.append(net) or ONE)
+    bank = ExpertBank(load, budget_bytes=2 * ONE)
+    for name in 'abcabcabc':
+        bank.get(name)
+    assert len(counted) == 3
 
 
 def test_least_recently_used_expert_leaves_first(load, loaded):

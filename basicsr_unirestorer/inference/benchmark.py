@@ -38,6 +38,7 @@ KEYS = (
     'labels',
     'top_k',
     'level',
+    'self_ensemble',
     'oracle',
     'rivals',
 )

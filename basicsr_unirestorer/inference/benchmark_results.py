@@ -105,6 +105,7 @@ def markdown(result: Result) -> str:
     parts += ['## Experts chosen', tables.routing_table(tables.routing(result.rows))]
     facts = result.facts
     mode = facts['mode'] + (f', always level {facts["level"]}' if 'level' in facts else '')
+    mode += ', self-ensemble' if facts.get('self_ensemble') else ''
     accuracy = {name: value for name, value in facts['leaf_type_accuracy'].items() if value is not None}
     lines = [
         f'bundle {facts["bundle"]}, weights {facts["weights_fingerprint"]}, tree {facts["tree_fingerprint"]}',

@@ -162,8 +162,8 @@ def make_contest(opt: Mapping, device: str) -> Contest:
     """Open the bundle and the rivals of an option file."""
     mode, labels, oracle = opt.get('mode', 'auto'), opt.get('labels'), opt.get('oracle', 'caption')
     top_k = opt.get('top_k', 1)
-    level = opt.get('level')
-    restorer = Restorer.from_bundle(opt['bundle'], mode, labels, device, top_k=top_k, tile_size=WHOLE, level=level)
+    more = {key: opt[key] for key in ('level', 'self_ensemble') if opt.get(key) is not None}
+    restorer = Restorer.from_bundle(opt['bundle'], mode, labels, device, top_k=top_k, tile_size=WHOLE, **more)
     bundle = restorer.net.bundle
     rivals, prints = {}, {}
     for name, options in (opt.get('rivals') or {}).items():
@@ -181,7 +181,7 @@ def make_contest(opt: Mapping, device: str) -> Contest:
         'mode': mode,
         'labels': list(labels or ()),
         'top_k': top_k,
-        **({} if level is None else {'level': level}),
+        **more,
         'oracle': oracle,
         'rivals': prints,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from math import lcm
@@ -18,6 +19,7 @@ from basicsr_unirestorer.archs.unirestorer_arch import Route, UniRestorer
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
 from basicsr_unirestorer.inference.decision import Decision, Region, Tiling, shares_of
 from basicsr_unirestorer.inference.memory import bytes_per_pixel, fitting_tile, free_memory, is_out_of_memory
+from basicsr_unirestorer.inference.self_ensemble import self_ensembled
 from basicsr_unirestorer.inference.tiling import NotFiniteError, tile_places, tiled, to_tensor
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -42,6 +44,7 @@ class Restorer:
         node: Name of the node whose expert restores every picture; None lets the router choose.
         level: Level of the tree to take the expert from, on the path to the router's leaf.
         local_routing: Whether each tile is routed on its own, for pictures whose regions differ.
+        self_ensemble: Whether pictures are restored in all eight orientations and averaged, in eight times the time.
 
     Raises:
         OptionError: A tile, overlap, precision, node or level that does not exist.
@@ -57,6 +60,7 @@ class Restorer:
         node: str | None = None,
         level: int | None = None,
         local_routing: bool = False,
+        self_ensemble: bool = False,
     ) -> None:
         if tile_size is not None and tile_size < 1:
             raise OptionError(f'The tile size is {tile_size} but must be at least 1; leave --tile out to let it fit.')
@@ -79,6 +83,7 @@ class Restorer:
         self.node_id = None if node is None else net.tree.node_id(node)
         self.level = level
         self.local_routing = local_routing
+        self.self_ensemble = self_ensemble
         self._needs: dict[tuple, float] = {}  # bytes a pixel, by kind and size of the experts
 
     @classmethod
@@ -174,11 +179,10 @@ class Restorer:
 
     def _run(self, precision: str, route: Route, lq: Tensor) -> Tensor:
         """Restore one tile, (1, 3, h, w), with the experts of a route."""
-        lq = lq.to(self.device)
-        if precision == 'fp32':
-            return self.net(lq, route)
-        with torch.autocast(torch.device(self.device).type, PRECISIONS[precision]):
-            return self.net(lq, route)
+        lq, run = lq.to(self.device), partial(self.net, route=route)
+        half = torch.autocast(torch.device(self.device).type, PRECISIONS[precision]) if precision != 'fp32' else None
+        with half or nullcontext():
+            return self_ensembled(run, lq) if self.self_ensemble else run(lq)
 
     def _restore(self, colours: np.ndarray, route: Route, progress: Callable) -> tuple[np.ndarray, Decision]:
         """Restore a picture, again from its beginning with half the tile where memory runs out."""

@@ -28,6 +28,7 @@ from basicsr_unirestorer.inference.journal import Journal, fingerprint
 
 KEYS = ('name', 'seeds', 'jobs', 'stages', 'reference', 'rows')
 FORMAT = 1
+COMMAND = (sys.executable, '-m', 'basicsr_unirestorer.cli')
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,12 @@ class Runner:
         root: Folder that receives ``experiments`` and ``results``.
         folder: The study's folder in ``results``.
         jobs: Stages at once.
+        command: What runs a stage; verb and option file are added.
     """
 
-    def __init__(self, root: Path, folder: Path, jobs: int) -> None:
+    def __init__(self, root: Path, folder: Path, jobs: int, command: Sequence[str] | None = None) -> None:
         self.root, self.folder, self.jobs = root, folder, jobs
-        self.command = (sys.executable, '-m', 'basicsr_unirestorer.cli')
+        self.command = command or COMMAND
         self.journal = Journal(folder / 'stages.jsonl')
         self.running: dict[str, tuple[Stage, subprocess.Popen, float]] = {}
         for part in ('options', 'logs'):
@@ -272,6 +274,11 @@ def run(opt: Mapping, folder: Path, root: Path) -> Path:
     return results
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """End on SIGTERM as on Ctrl-C, so that no stage is left running."""
+    raise KeyboardInterrupt
+
+
 def main(argv: list[str]) -> int:
     """Run ``unirestorer study``."""
     parser = argparse.ArgumentParser(
@@ -299,6 +306,7 @@ def main(argv: list[str]) -> int:
             state = f'done in {known[stage.key]["seconds"]} s' if stage.key in known else 'to be run'
             print(f'{stage.title:24} {stage.verb:10} {state}, after {", ".join(stage.needs) or "nothing"}')
         return 0
+    signal.signal(signal.SIGTERM, _interrupt)
     results = run(opt, folder, Path.cwd())
     print((results / 'study.md').read_text(encoding='utf-8'))
     print(f'Written to {results}')

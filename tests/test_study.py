@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,9 +48,14 @@ def pretended(tmp_path: Path, body: str) -> tuple[str, ...]:
 
 
 def runner(tmp_path: Path, body: str, jobs: int = 2) -> Runner:
-    made = Runner(tmp_path, tmp_path / 'results/toy', jobs)
-    made.command = pretended(tmp_path, body)
-    return made
+    return Runner(tmp_path, tmp_path / 'results/toy', jobs, pretended(tmp_path, body))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.05)
 
 
 def calls(tmp_path: Path) -> list[str]:
@@ -184,6 +192,22 @@ def test_a_failed_stage_ends_the_study_stops_the_others_and_is_gone_on_with(tmp_
     runner(tmp_path, '').run(stages)
     assert {'train toy_s0_train --auto_resume', 'train toy_s1_train --auto_resume'} <= set(calls(tmp_path))
     assert 'benchmark toy_s0_test' in calls(tmp_path)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_study_leaves_no_stage_running(tmp_path, number):
+    (tmp_path / 'study.yml').write_text(yaml.safe_dump(small_study(tmp_path, seeds=[0])))
+    pretend = pretended(tmp_path, 'Path("begun").write_text(str(os.getpid()))\ntime.sleep(600)\n')
+    code = (
+        'import sys\nfrom basicsr_unirestorer import cli, study\nstudy.COMMAND = tuple(sys.argv[1:3])\n'
+        'sys.exit(cli.main(["study", "-opt", "study.yml"]))\n'
+    )
+    process = subprocess.Popen([sys.executable, '-c', code, *pretend], cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for(lambda: (tmp_path / 'begun').is_file() and (tmp_path / 'begun').read_text())
+    process.send_signal(number)
+    assert process.wait(60) == 130
+    assert not Path('/proc', (tmp_path / 'begun').read_text()).exists()
+    assert b'interrupted' in process.stderr.read()
 
 
 def test_no_more_stages_than_jobs_run_at_once(tmp_path):

@@ -103,6 +103,29 @@ def serving_levels(leaf_probs: Tensor, psnr: Tensor, paths: Tensor, temperature_
     return (leaf_probs[:, :, None] * (along_path / temperature_db).softmax(dim=2)).sum(dim=1)
 
 
+def serving_leaves(leaf: Tensor, psnr: Tensor, paths: Tensor, margin_db: float = 0.5) -> Tensor:
+    """Return which leaf each picture should be sent to: its own by the assignment, unless another serves it better.
+
+    Clustering knows how pictures look, not who restores them: of two degradations at once the assignment may follow
+    the one that costs less. Where every expert was tried, the truth is known.
+
+    Args:
+        leaf: By the assignment, shape (n,), int64; -1 outside it.
+        psnr: What each node reaches on each sample, shape (n, num_nodes), dB; NaN where it was not measured.
+        paths: Node ids from the root to each leaf, shape (num_leaves, num_levels).
+        margin_db: How much better the best node on another leaf's path must be.
+
+    Returns:
+        Shape (n,), int64; ``leaf`` where not every node was measured.
+    """
+    along_path = psnr[:, paths]  # (n, num_leaves, num_levels)
+    served = along_path.amax(dim=2)  # NaN stays NaN
+    best = (served + 1e-3 * along_path[:, :, -1]).nan_to_num(nan=-1e9).argmax(dim=1)  # of equals the better leaf
+    own = served.gather(1, leaf.clamp(min=0)[:, None])[:, 0]
+    keeps = (leaf >= 0) & (served.amax(dim=1) <= own + margin_db)
+    return torch.where(psnr.isnan().any(dim=1) | keeps, leaf, best)
+
+
 @LOSS_REGISTRY.register()
 class CaptionContrastiveLoss(nn.Module):
     """Symmetric InfoNCE between pictures and degradation captions in which equal captions are all positives.

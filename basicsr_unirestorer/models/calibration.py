@@ -58,7 +58,7 @@ def calibration_error(probs: Tensor, target: Tensor, bins: int = 10) -> float:
 
 @torch.no_grad()
 def calibrate(router: UniRestorerRouter, table: RoutingTable, tree: DegradationTree) -> tuple[dict[str, float], str]:
-    """Fit the temperatures of both gates: the leaf's to the assignment, the level's to what serves on a leaf's path.
+    """Fit the temperatures of both gates: the leaf's to the leaves taught, the level's to what serves on a leaf's path.
 
     Args:
         router: In evaluation mode.
@@ -70,7 +70,7 @@ def calibrate(router: UniRestorerRouter, table: RoutingTable, tree: DegradationT
     """
     out, paths = router(table.embedding), torch.as_tensor(tree.paths, device=table.leaf.device)
     chosen = F.one_hot(out.leaf_logits.argmax(dim=1), tree.num_leaves).to(table.psnr)
-    level = serving_levels(known_or_estimated(table.leaf, chosen), table.psnr, paths)
+    level = serving_levels(known_or_estimated(table.path_leaf, chosen), table.psnr, paths)
     assigned = table.leaf >= 0
     fitted, words = {}, []
     for name, logits, target in (

@@ -8,7 +8,7 @@ import os
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from basicsr_unirestorer.clustering.tree import DegradationTree
+from basicsr_unirestorer.losses.router_loss import serving_leaves
 
 CHUNK_ROWS = 128  # rows a file; what a stop can lose
 
@@ -36,6 +37,15 @@ class RoutingTable:
     def __len__(self) -> int:
         return len(self.leaf)
 
+    @property
+    def path_leaf(self) -> Tensor:
+        """The leaf of samples that only the experts on its path were tried on; -1 where every expert was."""
+        return torch.where(self.psnr.isnan().any(dim=1), self.leaf, -1)
+
+    def taught(self, paths: Tensor) -> RoutingTable:
+        """Return the table with the leaves that a router is taught, see ``serving_leaves``."""
+        return replace(self, leaf=serving_leaves(self.leaf, self.psnr, paths))
+
     def to(self, device: torch.device | str) -> RoutingTable:
         return RoutingTable(self.embedding.to(device), self.psnr.to(device), self.leaf.to(device))
 
@@ -43,8 +53,8 @@ class RoutingTable:
 class Measurement:
     """Embed samples and run experts on them.
 
-    An assigned sample is restored by the experts on its leaf's path. One without a leaf has no path, so every node is
-    tried: it may well be served best by a node that nobody would have guessed.
+    An assigned sample is restored by the experts on its leaf's path, or by all of them (``try_all``). One without a
+    leaf has no path, so every node is tried: it may well be served best by a node that nobody would have guessed.
 
     Args:
         encoder: The frozen encoder.
@@ -52,6 +62,7 @@ class Measurement:
         tree: The degradation tree.
         expert_size: The experts restore a centre crop of this side; the whole patch where None.
         device: Where the networks run.
+        try_all: Try every node on assigned samples, too: many times the work, and the truth about each of them.
     """
 
     def __init__(
@@ -61,9 +72,10 @@ class Measurement:
         tree: DegradationTree,
         expert_size: int | None,
         device: torch.device | str,
+        try_all: bool = False,
     ) -> None:
         self.encoder, self.expert, self.tree = encoder, expert, tree
-        self.expert_size, self.device = expert_size, device
+        self.expert_size, self.device, self.try_all = expert_size, device, try_all
 
     @torch.no_grad()
     def __call__(self, batches: Sequence[Mapping]) -> dict[str, np.ndarray]:
@@ -79,7 +91,7 @@ class Measurement:
         leaf = torch.cat([batch['leaf'] for batch in batches])
         lq, gt = (torch.cat([centre(batch[key], self.expert_size) for batch in batches]) for key in ('lq', 'gt'))
         wanted = torch.ones(len(leaf), len(self.tree.nodes), dtype=torch.bool)
-        assigned = leaf >= 0
+        assigned = (leaf >= 0) & (not self.try_all)
         wanted[assigned] = False
         wanted[assigned.nonzero(), torch.as_tensor(self.tree.paths)[leaf[assigned]]] = True
         psnr = torch.full(wanted.shape, torch.nan)

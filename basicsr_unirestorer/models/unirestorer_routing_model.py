@@ -54,8 +54,10 @@ class UniRestorerRoutingModel(SRModel):
     - ``regret``: what the experts reach on every sample is measured once, into ``experiments/routing_tables``, and the
       router trained on these numbers alone: cross entropy with the leaf that clustering gave the sample and with the
       levels that serve it, and the PSNR that the router is expected to lose against the best level. Samples of
-      ``route_also`` have no leaf; there the expected loss is against the best of all nodes, and teaches both gates.
-      Afterwards temperatures and the reach of every node are fitted, and become options of the bundle's router.
+      ``route_also`` have no leaf, so all nodes are tried; their leaf is the one that serves them best, and the expected
+      loss is against the best of all nodes. ``train.try_all`` does so for every sample: its leaf stays unless another
+      serves it half a dB better. Afterwards temperatures and the reach of every node are fitted, and become options
+      of the bundle's router.
 
     ``train.expert_size`` lets the experts restore only a centre crop of that side; the encoder reads the whole patch.
     ``experts.cache_mb`` limits the memory of loaded experts.
@@ -64,7 +66,7 @@ class UniRestorerRoutingModel(SRModel):
     default, or ``fp16``).
     """
 
-    train_options = ('objective', 'expert_size', 'bundle_precision', *PAPER_LOSSES)
+    train_options = ('objective', 'expert_size', 'try_all', 'bundle_precision', *PAPER_LOSSES)
 
     def __init__(self, opt: dict) -> None:
         data = opt['datasets']['train']
@@ -145,17 +147,21 @@ class UniRestorerRoutingModel(SRModel):
         }
         fingerprint = table_fingerprint(self.samples, encoder, self.tree, experts, size)
         folder = Path(self.opt['path']['experiments_root']).parent / 'routing_tables' / fingerprint
-        measure = Measurement(self.encoder, self._expert, self.tree, size, self.device)
+        try_all = bool(self.opt['train'].get('try_all', False))
+        if try_all:
+            folder = folder.with_name(f'{folder.name}_all')
+        measure = Measurement(self.encoder, self._expert, self.tree, size, self.device, try_all)
         workers = options['num_worker_per_gpu']
         table = measured_table(folder, self.samples, measure, workers, self.opt['rank'], self.opt['world_size'])
         self.table = table.to(self.device)
+        self.taught = self.table.taught(self.paths)
         get_root_logger().info(
             f'{len(table)} samples measured, {int((table.leaf < 0).sum())} of them without leaf: {folder}'
         )
 
     def feed_data(self, data: dict) -> None:
         if 'row' in data:
-            self.batch = self.table[data['row'].to(self.device)]
+            self.batch = self.taught[data['row'].to(self.device)]
             return
         super().feed_data(data)
         self.expert_lq, self.expert_gt = (
@@ -196,7 +202,7 @@ class UniRestorerRoutingModel(SRModel):
 
     def _regret_losses(self) -> OrderedDict[str, torch.Tensor]:
         out, batch = self.net_g(self.batch.embedding), self.batch
-        leaf_probs = known_or_estimated(batch.leaf, out.leaf_logits.softmax(dim=1))
+        leaf_probs = known_or_estimated(batch.path_leaf, out.leaf_logits.softmax(dim=1))
         level = serving_levels(leaf_probs.detach(), batch.psnr, self.paths)
         regret = expected_regret(leaf_probs, out.level_logits.softmax(dim=1), batch.psnr, self.paths)
         l_leaf = F.cross_entropy(out.leaf_logits, batch.leaf, ignore_index=-1, reduction='sum') / len(batch)
@@ -227,7 +233,7 @@ class UniRestorerRoutingModel(SRModel):
         """Fit to the samples held out of training what the bundle's router shall know beside its weights."""
         held_out = self.samples.held_out_rows if len(self.samples.held_out_rows) else self.samples.rows
         router = self.get_bare_model(self.net_g).eval()
-        fitted, sentence = calibrate(router, self.table[torch.as_tensor(held_out, device=self.device)], self.tree)
+        fitted, sentence = calibrate(router, self.taught[torch.as_tensor(held_out, device=self.device)], self.tree)
         router.train()
         get_root_logger().info(sentence)
         return {**fitted, 'reach': reach_of_nodes(self.table.to('cpu'), self.tree)}

@@ -14,6 +14,7 @@ from basicsr_unirestorer.losses.router_loss import (
     DegradationGranularityLoss,
     LoadBalancingLoss,
     expected_regret,
+    serving_leaves,
     serving_levels,
 )
 
@@ -111,3 +112,21 @@ def test_levels_serve_by_what_they_reach():
     torch.testing.assert_close(shares, torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.5, 0.5]]), atol=1e-6, rtol=0)
     softer = serving_levels(leaf, psnr, paths, temperature_db=10.0)
     assert softer[1, 1] == pytest.approx(1 / (1 + math.exp(-1)), rel=1e-4)
+
+
+def test_a_leaf_stays_unless_another_serves_better():
+    paths = torch.as_tensor(DegradationTree.star(3).paths)  # root 0 -> leaves 1, 2, 3
+    nan = float('nan')
+    psnr = torch.tensor(
+        [
+            [20.0, 25.0, 25.4, 15.0],  # better by less than the margin
+            [20.0, 25.0, 25.6, 15.0],  # by more
+            [20.0, 12.0, 15.0, 19.0],  # the root serves best, which is on every path
+            [20.0, 12.0, nan, nan],  # not every expert was tried
+            [20.0, 12.0, 15.0, 30.0],  # outside the assignment
+            [20.0, 12.0, 15.0, 19.0],  # the same, and the root is best: the best of the leaves
+        ]
+    )
+    leaf = torch.tensor([0, 0, 0, 0, -1, -1])
+    assert serving_leaves(leaf, psnr, paths).tolist() == [0, 1, 0, 0, 2, 2]
+    assert serving_leaves(leaf, psnr, paths, margin_db=0.1).tolist()[0] == 1

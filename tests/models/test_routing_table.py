@@ -83,6 +83,20 @@ def test_assigned_samples_try_their_path_and_the_others_every_node(table_module,
     assert all(shape[-2:] == (4, 4) for _, shape in asked)  # experts see the centre alone
 
 
+def test_every_expert_is_tried_on_every_sample_where_asked_for(table_module, measure, tmp_path):
+    measure.try_all = True
+    table = table_module.measured_table(tmp_path, Samples(4), measure)
+    assert not table.psnr.isnan().any() and table.path_leaf.tolist() == [-1] * 4
+    assert table.leaf.tolist() == [0, 1, 2, -1]
+    assert table.taught(torch.as_tensor(TREE.paths)).leaf.tolist() == [1, 1, 1, 1]  # its expert is the best by far
+
+
+def test_leaves_stay_where_their_path_alone_was_tried(table_module, measure, tmp_path):
+    table = table_module.measured_table(tmp_path, Samples(4), measure)
+    assert table.path_leaf.tolist() == [0, 1, 2, -1]
+    assert table.taught(torch.as_tensor(TREE.paths)).leaf.tolist() == [0, 1, 2, 1]
+
+
 def test_each_expert_is_asked_for_in_one_go(table_module, measure, asked, tmp_path):
     """So that one that does not stay in memory is loaded once a file of the table."""
     table_module.measured_table(tmp_path, Samples(40), measure, batch_size=4)

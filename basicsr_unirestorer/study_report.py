@@ -56,7 +56,7 @@ def read_pictures(results: Path, name: str) -> list[dict]:
 
 
 def read_rows(opt: Mapping, stages: Sequence[Stage], results: Path) -> list[Row]:
-    """Read what the rows of a study's table are made of."""
+    """Read what the rows of a study's table are made of; rows of tests that were run for no seed are left out."""
     tests = {opt['reference'], *(test for test, _ in opt['rows'].values())}
     pictures: dict[str, dict[int, list[dict]]] = {test: {} for test in tests}
     for stage in stages:
@@ -73,6 +73,8 @@ def read_rows(opt: Mapping, stages: Sequence[Stage], results: Path) -> list[Row]
 
     rows = []
     for name, (test, column) in opt['rows'].items():
+        if not pictures[test]:  # run for none of these seeds
+            continue
         first = next(iter(pictures[test].values()))[0]
         if column not in first:
             raise DataError(f"Row '{name}' wants the column '{column}' of {test}, which has: {', '.join(first)}.")
@@ -99,6 +101,14 @@ def is_pair(picture: Mapping) -> bool:
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = ['| ' + ' | '.join(head) + ' |', '|---|' + '---:|' * (len(head) - 1)]
     return '\n'.join([*rows, *('| ' + ' | '.join(line) + ' |' for line in lines)])
+
+
+def seeds_note(rows: Sequence[Row], seeds: Sequence[int], missing: Sequence[str]) -> str:
+    """Say what the numbers are, and which rows have fewer seeds or none."""
+    note = f'Seeds {", ".join(map(str, seeds))}: mean ± standard deviation over seeds of the mean over pictures.'
+    fewer = [row.name for row in rows if len(row.pictures) < len(seeds)]
+    note += f' Of fewer seeds: {"; ".join(fewer)}.' if fewer else ''
+    return note + (f' Not run: {"; ".join(missing)}.' if missing else '')
 
 
 def psnr_table(rows: Sequence[Row], sets: Sequence[str]) -> str:
@@ -200,7 +210,7 @@ def draw_gains(path: Path, rows: Sequence[Row], sets: Sequence[str]) -> None:
         axis = drawing.add_subplot(1, len(sets), place)
         zero = np.asarray(base.over_seeds(base.psnr, [name]))
         for y, row in enumerate(reversed(rows[1:])):
-            gains = np.asarray(row.over_seeds(row.psnr, [name])) - zero
+            gains = np.asarray(row.over_seeds(row.psnr, [name])) - zero.mean()
             colour = '#2a7' if row.name.startswith('oracle') else '#38c' if row.column == ROUTED else '#999'
             axis.barh(y, gains.mean(), color=colour, height=0.7)
             axis.plot(gains, [y] * len(gains), 'k.', markersize=4)
@@ -247,13 +257,13 @@ def write_report(opt: Mapping, stages: Sequence[Stage], results: Path, folder: P
     """
     seeds = list(dict.fromkeys(stage.seed for stage in stages))
     rows = read_rows(opt, stages, results)
-    tests = [test for test, _ in opt['rows'].values()]
-    of_test = [row for row, test in zip(rows, tests, strict=True) if test == opt['reference']]
+    of_test = [row for row in rows if opt['rows'][row.name][0] == opt['reference']]
     reference = next(row for row in of_test if row.column == ROUTED)
+    missing = [name for name in opt['rows'] if name not in {row.name for row in rows}]
     sets = list(dict.fromkeys(p['dataset'] for p in next(iter(reference.pictures.values()))))
     parts = [
         f'# {opt["name"]}',
-        f'Seeds {", ".join(map(str, seeds))}: mean ± standard deviation over seeds of the mean over pictures.',
+        seeds_note(rows, seeds, missing),
         psnr_table(rows, sets),
         f'![PSNR above the input](psnr.png)\n\n## How pictures are routed\n\n{routing_table(rows, sets)}',
         f'## {reference.name}: when it falls back to coarser experts\n\n{fallback_table(reference, sets)}',

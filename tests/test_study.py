@@ -276,6 +276,16 @@ def test_a_leaf_counts_as_right_for_single_degradations_alone(finished):
     assert ' 50% ' in line  # rain yes, haze no, haze and rain not counted
 
 
+def test_rows_of_tests_that_no_seed_was_run_for_are_left_out_and_told(finished, tmp_path):
+    opt, _, results = finished
+    opt['stages']['leaves']['seeds'] = [1]
+    write_report(opt, plan(opt, tmp_path), results, results / 'toy')
+    assert 'Of fewer seeds: leaves.' in (results / 'toy/study.md').read_text()
+    write_report({**opt, 'seeds': [0]}, plan({**opt, 'seeds': [0]}, tmp_path), results, results / 'toy')
+    text = (results / 'toy/study.md').read_text()
+    assert 'Not run: leaves.' in text and '| leaves |' not in text
+
+
 def test_a_row_without_its_column_or_its_test_is_told(finished):
     opt, stages, results = finished
     with pytest.raises(DataError, match="'x' wants the column 'rooted'"):

@@ -199,7 +199,8 @@ def test_a_stopped_study_leaves_no_stage_running(tmp_path, number):
     (tmp_path / 'study.yml').write_text(yaml.safe_dump(small_study(tmp_path, seeds=[0])))
     pretend = pretended(tmp_path, 'Path("begun").write_text(str(os.getpid()))\ntime.sleep(600)\n')
     code = (
-        'import sys\nfrom basicsr_unirestorer import cli, study\nstudy.COMMAND = tuple(sys.argv[1:3])\n'
+        'import signal, sys\nfrom basicsr_unirestorer import cli, study\nstudy.COMMAND = tuple(sys.argv[1:3])\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # ignored in what a shell starts with &
         'sys.exit(cli.main(["study", "-opt", "study.yml"]))\n'
     )
     process = subprocess.Popen([sys.executable, '-c', code, *pretend], cwd=tmp_path, stderr=subprocess.PIPE)

@@ -26,6 +26,7 @@ import os, signal, sys, time
 from pathlib import Path
 from basicsr_unirestorer.data import lmdb_writer, parallel
 from basicsr_unirestorer.data.lmdb_writer import Cut, WriteJob, write_lmdb
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with &
 lmdb_writer.COMMIT_BYTES = 1
 parallel.PATIENCE = 0
 folder, workers, patch = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

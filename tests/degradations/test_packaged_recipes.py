@@ -48,6 +48,7 @@ def values(drawn, name, parameter):
 
 def test_the_packaged_recipes_are_there():
     ours = {'tiny', 'tiny_also', 'tiny_mix', 'unirestorer7', 'universal', 'zoo', 'zoo_jpeg', 'zoo_noise'}
+    ours |= {'study', 'study_also', 'study_mixes', 'study_strengths'}
     assert ours | {'cdd11', 'mioir', 'mioir_outbig', 'mio100_mixed', 'realesrgan', 'bsrgan'} == set(NAMES)
 
 

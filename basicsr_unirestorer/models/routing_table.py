@@ -130,7 +130,14 @@ class _Rows(Dataset):
         return {key: item[key] for key in ('lq', 'gt', 'leaf')}
 
 
-def table_fingerprint(dataset, encoder: str, tree: DegradationTree, experts: Mapping, expert_size: int | None) -> str:  # noqa: ANN001
+def table_fingerprint(
+    dataset,  # noqa: ANN001
+    encoder: str,
+    tree: DegradationTree,
+    experts: Mapping,
+    expert_size: int | None,
+    try_all: bool = False,
+) -> str:
     """Return a short hash of all that a table depends on.
 
     Args:
@@ -138,9 +145,10 @@ def table_fingerprint(dataset, encoder: str, tree: DegradationTree, experts: Map
         encoder: Fingerprint of the encoder's weights, with its options.
         tree: The degradation tree.
         experts: For each node name, whatever tells its network and weights, fit for JSON.
-        expert_size: As in ``Measurement``.
+        expert_size, try_all: As in ``Measurement``.
     """
     facts = [dataset.fingerprint, encoder, tree.fingerprint, dict(experts), expert_size]
+    facts += ['try_all'] if try_all else []
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     if dataset.parts[0].leaf_ids is not None:
         digest.update(np.ascontiguousarray(dataset.parts[0].leaf_ids).tobytes())

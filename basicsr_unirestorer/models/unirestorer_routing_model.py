@@ -145,11 +145,9 @@ class UniRestorerRoutingModel(SRModel):
             node.name: [expert_options(self.opt['experts'], node), file_hash(self._expert_file(node.name))]
             for node in self.tree.nodes
         }
-        fingerprint = table_fingerprint(self.samples, encoder, self.tree, experts, size)
-        folder = Path(self.opt['path']['experiments_root']).parent / 'routing_tables' / fingerprint
         try_all = bool(self.opt['train'].get('try_all', False))
-        if try_all:
-            folder = folder.with_name(f'{folder.name}_all')
+        fingerprint = table_fingerprint(self.samples, encoder, self.tree, experts, size, try_all)
+        folder = Path(self.opt['path']['experiments_root']).parent / 'routing_tables' / fingerprint
         measure = Measurement(self.encoder, self._expert, self.tree, size, self.device, try_all)
         workers = options['num_worker_per_gpu']
         table = measured_table(folder, self.samples, measure, workers, self.opt['rank'], self.opt['world_size'])

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from basicsr_unirestorer.errors import OptionError, UniRestorerError, check_keys, did_you_mean, need_keys
 from basicsr_unirestorer.inference.journal import Journal, fingerprint
+from basicsr_unirestorer.preflight import read_options
 
 KEYS = ('name', 'seeds', 'jobs', 'stages', 'reference', 'rows')
 FORMAT = 1
@@ -124,8 +125,7 @@ def plan(opt: Mapping, folder: Path) -> list[Stage]:
         path = folder / str(block.get('file'))
         if not path.is_file():
             raise OptionError(f"Stage '{name}' has the option file {path}, which does not exist; correct its `file`.")
-        options = merged(yaml.safe_load(path.read_text(encoding='utf-8')), block.get('set') or {})
-        base[name] = of_seed(options, study, 0)
+        base[name] = of_seed(merged(read_options(path), block.get('set') or {}), study, 0)
     needs = {name: needed_stages(study, name, options, tuple(blocks)) for name, options in base.items()}
     try:
         TopologicalSorter(needs).prepare()
@@ -153,13 +153,17 @@ def plan(opt: Mapping, folder: Path) -> list[Stage]:
 
 def check_rows(opt: Mapping) -> None:
     """Refuse rows and a reference that are no tests of the study; raises OptionError naming the first."""
-    tests = [opt['reference'], *(row[0] for row in opt['rows'].values())]
-    for test in tests:
+    for name, row in opt['rows'].items():
+        if not isinstance(row, (list, tuple)) or len(row) != 2:
+            raise OptionError(f"Row '{name}' is {row!r}; write the test and its column: [test, routed].")
+    for test in (opt['reference'], *(row[0] for row in opt['rows'].values())):
         if test not in opt['stages']:
             raise OptionError(
                 f"A row of the table is of stage '{test}', which the study does not have."
                 f'{did_you_mean(test, opt["stages"])}'
             )
+    if [opt['reference'], 'routed'] not in map(list, opt['rows'].values()):
+        raise OptionError(f"The reference '{opt['reference']}' needs a row of its own: [{opt['reference']}, routed].")
 
 
 class Runner:
@@ -274,6 +278,18 @@ def run(opt: Mapping, folder: Path, root: Path) -> Path:
     return results
 
 
+def _numbers(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(',')):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of seeds; write 0,1,2")
+    return [int(part) for part in text.split(',')]
+
+
+def _from_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
+
+
 def _interrupt(number: int, frame: object) -> None:
     """End on SIGTERM as on Ctrl-C, so that no stage is left running."""
     raise KeyboardInterrupt
@@ -287,17 +303,12 @@ def main(argv: list[str]) -> int:
         epilog='example: unirestorer study -opt options/study/study.yml',
     )
     parser.add_argument('-opt', required=True, help='the study; option files of its stages lie beside it')
-    parser.add_argument('--seeds', help='only these of its seeds: 0,1')
-    parser.add_argument('--jobs', type=int, help='stages at once, in place of what the study says')
+    parser.add_argument('--seeds', type=_numbers, help='only these of its seeds: 0,1')
+    parser.add_argument('--jobs', type=_from_one, help='stages at once, in place of what the study says')
     parser.add_argument('--dry-run', action='store_true', help='list the stages, and which of them were run')
     args = parser.parse_args(argv)
-    from basicsr_unirestorer.preflight import read_options
-
-    opt = dict(read_options(Path(args.opt)))
-    if args.seeds:
-        opt['seeds'] = [int(seed) for seed in args.seeds.split(',')]
-    if args.jobs:
-        opt['jobs'] = args.jobs
+    given = {'seeds': args.seeds, 'jobs': args.jobs}
+    opt = {**read_options(Path(args.opt)), **{key: value for key, value in given.items() if value is not None}}
     folder = Path(args.opt).resolve().parent
     if args.dry_run:
         stages, results = plan(opt, folder), Path('results', opt['name'], 'stages.jsonl')

@@ -66,6 +66,8 @@ def read_rows(opt: Mapping, stages: Sequence[Stage], results: Path) -> list[Row]
     def best_of(test: str) -> dict[int, dict[tuple[str, str], float]]:
         tried_all = all(BEST in rows[0] for rows in pictures[test].values())
         source = pictures[test if tried_all else opt['reference']]
+        if not all(BEST in rows[0] for rows in source.values()):
+            raise DataError(f"The test '{opt['reference']}' tried no expert; write oracle: all in its option file.")
         return {
             seed: {(row['dataset'], row['sample_id']): float(row[BEST]) for row in rows}
             for seed, rows in source.items()

@@ -17,7 +17,7 @@ import yaml
 from basicsr_unirestorer import register
 from basicsr_unirestorer.errors import DataError, OptionError, UniRestorerError
 from basicsr_unirestorer.option_files import options_dir
-from basicsr_unirestorer.study import Runner, merged, plan
+from basicsr_unirestorer.study import Runner, main, merged, plan
 from basicsr_unirestorer.study_report import spread, write_report
 
 PACKAGED = options_dir() / 'study'
@@ -132,6 +132,8 @@ def test_options_are_merged_group_by_group_and_none_takes_one_out():
     [
         ({'stages': {'train': {'file': 'nothing.yml'}}}, 'nothing.yml, which does not exist'),
         ({'rows': {'x': ['tset', 'routed']}}, "'tset', which the study does not have. Did you mean 'test'"),
+        ({'rows': {'x': 'test'}}, r"Row 'x' is 'test'; write the test and its column"),
+        ({'rows': {'input': ['test', 'input']}}, r"needs a row of its own: \[test, routed\]"),
         ({'seeds': []}, "'study.seeds' is missing"),
         ({'colour': 1}, "Unknown option 'study.colour'"),
     ],
@@ -159,6 +161,20 @@ def test_a_seed_that_a_needed_stage_is_not_run_for_is_refused(tmp_path):
     opt = small_study(tmp_path)
     opt['stages']['train']['seeds'] = [0]
     with pytest.raises(OptionError, match="'train' is needed for seed 1"):
+        plan(opt, tmp_path)
+
+
+@pytest.mark.parametrize('wrong', [('--seeds', 'a'), ('--seeds', '0,'), ('--jobs', '0'), ('--jobs', 'two')])
+def test_wrong_arguments_are_refused(tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(['-opt', str(tmp_path / 'x.yml'), *wrong])
+    assert f"'{wrong[1]}' is no" in capsys.readouterr().err
+
+
+def test_a_damaged_option_file_of_a_stage_is_one_sentence(tmp_path):
+    opt = small_study(tmp_path)
+    (tmp_path / 'test.yml').write_text('a: [1')
+    with pytest.raises(OptionError, match='test.yml.* is not valid yml'):
         plan(opt, tmp_path)
 
 
@@ -289,6 +305,9 @@ def test_rows_of_tests_that_no_seed_was_run_for_are_left_out_and_told(finished, 
 
 def test_a_row_without_its_column_or_its_test_is_told(finished):
     opt, stages, results = finished
+    with pytest.raises(DataError, match="'leaves' tried no expert"):
+        swapped = {'reference': 'leaves', 'rows': {'leaves': ['leaves', 'routed']}}
+        write_report({**opt, **swapped}, stages, results, results / 'toy')
     with pytest.raises(DataError, match="'x' wants the column 'rooted'"):
         write_report({**opt, 'rows': {**ROWS, 'x': ['test', 'rooted']}}, stages, results, results / 'toy')
     (results / 'toy_s1_leaves/pictures.csv').unlink()
